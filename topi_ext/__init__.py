@@ -1,0 +1,1 @@
+"""Binary-network kernels for TVM: compute definitions, schedules and their NumPy reference."""
