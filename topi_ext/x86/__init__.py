@@ -1,0 +1,1 @@
+"""Schedules for x86-64."""
