@@ -1,0 +1,191 @@
+"""What converters emit through: Relax bindings with ONNX names, layouts, kernels, packed bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from tvm import relax
+from tvm.target import Target
+
+from bnn_tvm.importer.value import Order, Steps, Value, moves_nothing, natural
+from topi_ext import kernels
+from topi_ext.bitpack import pack
+from topi_ext.kernels import Kernel
+from topi_ext.params import ConvParams
+
+
+class Builder:
+    """A Relax function under construction.
+
+    Every binding is named `b<i>x...`, where i indexes `origins`: the (layer, kind) that the time of
+    the binding's kernel belongs to. Relax passes keep the names of bindings, not ONNX names.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.bb = relax.BlockBuilder()
+        self.target = target
+        self.values: dict[str, Value] = {}
+        self.origins: list[tuple[str, str]] = []
+        self.opaque: set[str] = set()
+        self._origin = -1
+        self._packed: dict[tuple[object, ...], relax.Expr] = {}
+
+    def begin(self, node: ir.Node, kind: str | None = None) -> None:
+        """Charge what is emitted from now on to `node`."""
+        self.origins.append((str(node.name), kind or node.op_type))
+        self._origin = len(self.origins) - 1
+
+    def begin_output(self, name: str) -> None:
+        """Charge what is emitted from now on to the layout of an output."""
+        self.origins.append((name, "transpose"))
+        self._origin = len(self.origins) - 1
+
+    def emit(self, expr: relax.Expr) -> relax.Var:
+        """Bind an expression."""
+        return self.bb.emit(expr, f"b{self._origin}x")
+
+    def emit_te(
+        self, name: str, function: Callable[..., Any], *args: relax.Expr, opaque: bool = False
+    ) -> relax.Var:
+        """Bind a call of the PrimFunc that `function` computes; opaque ones fuse with nothing."""
+        call = self.bb.call_te(function, *args, primfunc_name_hint=name)
+        if opaque:
+            self.opaque.add(call.args[0].name_hint)
+        return self.emit(call)
+
+    def new(self, expr: relax.Expr, shape: Sequence[int], dtype: str, order: Order) -> Value:
+        """A value for a bound expression, stored in `order`."""
+        return Value(tuple(shape), dtype, order, expr=expr)
+
+    def constant(self, array: np.ndarray) -> Value:
+        """A value for a constant."""
+        return Value(array.shape, array.dtype.name, natural(array.ndim), array=array)
+
+    def stored(self, value: Value, order: Order | None = None) -> relax.Expr:
+        """The tensor of `value` stored in `order` (default: natural), transposed if need be."""
+        order = order or natural(value.rank)
+        if order not in value.stored:
+            value.stored[order] = self._store(value, order)
+        return value.stored[order]
+
+    def _store(self, value: Value, order: Order) -> relax.Expr:
+        if value.array is not None:
+            return relax.const(np.ascontiguousarray(value.array.transpose(order)))
+        if value.steps is not None and value.expr is None:
+            source = value.steps.source
+            value.order = source.order
+            value.expr = self._signs(value.steps, source.order)
+        assert value.expr is not None
+        if order == value.order:
+            return value.expr
+        permutation = tuple(value.order.index(axis) for axis in order)
+        if moves_nothing(value.storage_shape(), permutation):
+            return self.emit(relax.op.reshape(value.expr, value.storage_shape(order)))
+        return self.emit(relax.op.permute_dims(value.expr, permutation))
+
+    def _signs(self, steps: Steps, order: Order) -> relax.Expr:
+        rank = steps.source.rank
+
+        def const(array: np.ndarray) -> relax.Expr:
+            full = array.reshape((1,) * (rank - array.ndim) + array.shape)
+            return relax.const(np.ascontiguousarray(full.transpose(order)))
+
+        x = self.stored(steps.source, order)
+        above = relax.op.greater_equal(x, const(steps.threshold.astype(np.float32)))
+        high = np.where(steps.flip, -1, 1).astype(np.float32)
+        return self.emit(relax.op.where(self.emit(above), const(high), const(-high)))
+
+    def channels_last_4d(self, value: Value) -> relax.Expr:
+        """An activation [n, c, (h,) w] stored as NHWC with h = 1 where it has one spatial axis."""
+        last = (0, *range(2, value.rank), 1)
+        expr = self.stored(value, last)
+        if value.rank == 4:
+            return expr
+        n, c, w = value.shape
+        return self.emit(relax.op.reshape(expr, (n, 1, w, c)))
+
+    def from_channels_last(self, expr: relax.Expr, shape: Sequence[int], dtype: str) -> Value:
+        """The reverse for a result: NHWC to a value of logical `shape` [n, c, (h,) w]."""
+        last = (0, *range(2, len(shape)), 1)
+        if len(shape) == 3:
+            expr = self.emit(relax.op.reshape(expr, (shape[0], shape[2], shape[1])))
+        return self.new(expr, shape, dtype, last)
+
+    def kernel_call(self, kernel: Kernel, data: relax.Expr, weight: np.ndarray, p: ConvParams):
+        """Bind a convolution-like kernel on packed or plain activations; NHWC result."""
+        arrays = [relax.const(a) for a in kernel.pack_weights(weight, p)]
+
+        def compute(x: Any, *weights: Any) -> Any:
+            return kernel.compute(x, *weights, params=p)
+
+        return self.emit_te(kernel.op, compute, data, *arrays)
+
+    def packed(self, value: Value, kernel: Kernel, params: ConvParams, dense: bool) -> relax.Expr:
+        """The bits of `value` as `kernel` reads them, padded for `params`; shared by all users.
+
+        The same binariser packed twice with equal padding is packed once. `dense` values are
+        rows [..., k], others [n, c, (h,) w].
+        """
+        steps = value.steps or Steps(value, np.zeros((), np.float32), np.zeros((), bool))
+        key = (
+            id(steps.source),
+            steps.threshold.tobytes(),
+            steps.flip.tobytes(),
+            (params.n, params.h, params.w, params.ci, params.groups),
+            params.pads,
+            params.pad_value == 1,
+            kernel.word_bits,
+            dense,
+        )
+        bits = self._packed.get(key)
+        if bits is None:
+            bits = self._packed[key] = self._pack(steps, params, kernel.word_bits, dense)
+        if kernel.prepare is None:
+            return bits
+        # A kernel's own form of the bits depends on what it reads from the shape: one per key.
+        table_key = (kernel.name, str(params), key)
+        if table_key not in self._packed:
+            prepare = kernel.prepare
+            self._packed[table_key] = self.emit_te(
+                "prepare", lambda x: prepare(x, params), bits, opaque=True
+            )
+        return self._packed[table_key]
+
+    def _pack(self, steps: Steps, params: ConvParams, word_bits: int, dense: bool) -> relax.Expr:
+        if dense:
+            x = self.stored(steps.source)
+            x = self.emit(relax.op.reshape(x, (1, 1, params.w, params.ci)))
+        else:
+            x = self.channels_last_4d(steps.source)
+        threshold = self._channel_vector(steps.threshold, steps.source, dense)
+        flip = self._channel_vector(steps.flip, steps.source, dense)
+        args = [x]
+        if threshold.size > 1:
+            args.append(relax.const(threshold.astype(np.float32)))
+        if flip.size > 1 or flip.any():
+            full = np.broadcast_to(flip, (params.ci,)).astype(np.uint8)
+            args.append(relax.const(np.ascontiguousarray(full)))
+        has_thresholds, has_flip = threshold.size > 1, flip.size > 1 or bool(flip.any())
+
+        def compute(data: Any, *rest: Any) -> Any:
+            limit = rest[0] if has_thresholds else float(threshold.reshape(-1)[0])
+            return pack(data, limit, rest[-1] if has_flip else None, params, word_bits)
+
+        return self.emit_te("pack", compute, *args, opaque=True)
+
+    @staticmethod
+    def _channel_vector(array: np.ndarray, source: Value, dense: bool) -> np.ndarray:
+        if array.size == 1:
+            return array.reshape(-1)
+        full = array.reshape((1,) * (source.rank - array.ndim) + array.shape)
+        axis = source.rank - 1 if dense else 1
+        if full.size != full.shape[axis]:
+            raise ValueError("a binarisation's thresholds vary along more than the channel axis")
+        return full.reshape(-1)
+
+    def select(self, op: str, params: ConvParams) -> Kernel:
+        """The kernel for a layer on this target."""
+        return kernels.select(op, params, self.target)

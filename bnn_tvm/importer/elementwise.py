@@ -1,0 +1,71 @@
+"""Operators that treat every element alike: they run in whatever order their operand is stored."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from tvm import relax
+
+from bnn_tvm.importer.builder import Builder
+from bnn_tvm.importer.generic import convert
+from bnn_tvm.importer.value import Order, Value, natural
+from bnn_tvm.passes.graph import shape_of
+
+UNARY = frozenset(
+    "Abs Cast Ceil Clip Cos Elu Erf Exp Floor Gelu HardSigmoid HardSwish IsNaN LeakyRelu Log Mish "
+    "Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Softplus Softsign Sqrt Tanh "
+    "ThresholdedRelu".split()
+)
+BROADCAST = frozenset(
+    "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or PRelu Pow "
+    "Sub Sum Where Xor".split()
+)
+
+
+def unary(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
+    """One tensor in, attributes and scalars beside it; the order of storage is kept."""
+    data = inputs[0]
+    stored = b.stored(data, data.order)
+    args = [stored, *(b.stored(v) if v is not None else None for v in inputs[1:])]
+    expr = convert(b, node, args)[0]
+    return [b.new(expr, shape_of(node.outputs[0]), expr.ty.dtype.dtype, data.order)]
+
+
+def broadcast(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
+    """Several tensors, NumPy broadcasting, in the order of the largest computed operand."""
+    shape = shape_of(node.outputs[0])
+    order = _common_order(inputs, len(shape))
+    args = [_aligned(b, value, order) for value in inputs]
+    if node.op_type == "PRelu":
+        x, slope = args
+        zero = relax.const(np.zeros((), np.float32))
+        product = b.emit(relax.op.multiply(x, slope))
+        positive = b.emit(relax.op.greater_equal(x, zero))
+        expr = b.emit(relax.op.where(positive, x, product))
+    else:
+        expr = convert(b, node, args)[0]
+    return [b.new(expr, shape, expr.ty.dtype.dtype, order)]
+
+
+def _common_order(inputs: list[Value], rank: int) -> Order:
+    computed = [v for v in inputs if v.array is None and v.rank == rank]
+    if not computed:
+        return natural(rank)
+    return max(computed, key=lambda v: int(np.prod(v.shape, dtype=np.int64))).order
+
+
+def _aligned(b: Builder, value: Value, order: Order) -> relax.Expr:
+    """`value` stored in `order`, with leading axes of extent 1 where it has fewer."""
+    rank = len(order)
+    if value.rank == rank:
+        return b.stored(value, order)
+    if value.array is not None and value.array.size == 1:
+        return relax.const(value.array.reshape(()))
+    lead = rank - value.rank
+    if value.array is not None:
+        full = value.array.reshape((1,) * lead + value.array.shape)
+        return relax.const(np.ascontiguousarray(full.transpose(order)))
+    expr = b.emit(relax.op.reshape(b.stored(value), (1,) * lead + value.shape))
+    if order == natural(rank):
+        return expr
+    return b.emit(relax.op.permute_dims(expr, order))

@@ -1,0 +1,181 @@
+"""Convolutions and dense layers, binary and float: the calls of kernels from topi_ext."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from tvm import relax
+
+from bnn_tvm.importer.builder import Builder
+from bnn_tvm.importer.value import Steps, Value, natural
+from bnn_tvm.passes.graph import shape_of
+from topi_ext.params import ConvParams
+
+
+def binarize(b: Builder, node: ir.Node, inputs: list[Value]) -> Value:
+    """bnn_tvm.Binarize: nothing is computed until somebody reads bits or floats."""
+    source, threshold, direction = inputs
+    assert threshold.array is not None and direction.array is not None
+    limit, flip = comparison(threshold.array, direction.array)
+    value = Value(source.shape, "float32", source.order)
+    value.steps = Steps(source, limit, flip)
+    return value
+
+
+def comparison(threshold: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Spell Binarize with one comparison: bit = (x >= limit) xor flip.
+
+    `x <= t` is `not (x >= the next float above t)`. A NaN threshold means "always -1".
+    Returns float32 limits and bool flips of the shape of `threshold`.
+    """
+    limit = threshold.astype(np.float32)
+    down = direction < 0
+    above = np.nextafter(limit, np.float32(np.inf))
+    limit = np.where(down, above, limit)
+    flip = down.copy()
+    everything = np.float32(-np.inf)
+    always_up = down & np.isposinf(threshold)
+    never = np.isnan(threshold)
+    limit = np.where(always_up | never, everything, limit).astype(np.float32)
+    flip = np.where(always_up, False, np.where(never, True, flip))
+    return limit, flip
+
+
+def conv_params(node: ir.Node, shape: tuple[int, ...], weight: tuple[int, ...]) -> ConvParams:
+    """The shape of a (Binary)Conv over logical `shape` [n, c, (h,) w]; 1-D ones get h = 1."""
+    spatial = len(shape) - 2
+
+    def ints(name: str, default: int, count: int) -> list[int]:
+        if name not in node.attributes:
+            return [default] * count
+        return [int(v) for v in node.attributes[name].as_ints()]
+
+    strides, dilations = ints("strides", 1, spatial), ints("dilations", 1, spatial)
+    pads = ints("pads", 0, 2 * spatial)
+    kernel = list(weight[2:])
+    size = list(shape[2:])
+    if spatial == 1:
+        strides, dilations, kernel, size = [1, *strides], [1, *dilations], [1, *kernel], [1, *size]
+        pads = [0, pads[0], 0, pads[1]]
+    attributes = node.attributes
+    return ConvParams(
+        n=shape[0],
+        h=size[0],
+        w=size[1],
+        ci=shape[1],
+        co=weight[0],
+        kh=kernel[0],
+        kw=kernel[1],
+        stride=(strides[0], strides[1]),
+        dilation=(dilations[0], dilations[1]),
+        pads=(pads[0], pads[1], pads[2], pads[3]),
+        groups=attributes["group"].as_int() if "group" in attributes else 1,
+        pad_value=attributes["pad_value"].as_int() if "pad_value" in attributes else 0,
+    )
+
+
+def binary_conv(b: Builder, node: ir.Node, inputs: list[Value]) -> Value:
+    """bnn_tvm.BinaryConv: packed bits, exact integers, then scale and offset as an epilogue."""
+    data, weight, scale, offset = inputs
+    assert weight.array is not None and offset.array is not None
+    p = conv_params(node, data.shape, weight.shape)
+    kernel = b.select("bconv2d", p)
+    w = weight.array.reshape(p.co, p.cig, p.kh, p.kw)
+    acc = b.kernel_call(kernel, b.packed(data, kernel, p, dense=False), w, p)
+    shift = offset.array
+    if shift.ndim > 1:
+        shift = shift.reshape(1, p.co, p.ho, p.wo).transpose(0, 2, 3, 1)
+    result = _scaled(b, acc, scale.array, shift)
+    return b.from_channels_last(result, shape_of(node.outputs[0]), "float32")
+
+
+def binary_dense(b: Builder, node: ir.Node, inputs: list[Value]) -> Value:
+    """bnn_tvm.BinaryDense: a 1x1 convolution whose pixels are the rows."""
+    data, weight, scale, offset = inputs
+    assert weight.array is not None
+    k, n = weight.shape
+    rows = int(np.prod(data.shape[:-1], dtype=np.int64))
+    p = ConvParams.dense(rows, k, n)
+    kernel = b.select("bconv2d", p)
+    w = np.ascontiguousarray(weight.array.T).reshape(n, k, 1, 1)
+    acc = b.kernel_call(kernel, b.packed(data, kernel, p, dense=True), w, p)
+    result = _scaled(b, acc, scale.array, offset.array)
+    shape = shape_of(node.outputs[0])
+    return b.new(b.emit(relax.op.reshape(result, shape)), shape, "float32", natural(len(shape)))
+
+
+def _scaled(
+    b: Builder, acc: relax.Expr, scale: np.ndarray | None, offset: np.ndarray | None
+) -> relax.Expr:
+    result = b.emit(relax.op.astype(acc, "float32"))
+    if scale is not None and np.any(scale != 1):
+        result = b.emit(relax.op.multiply(result, relax.const(scale.astype(np.float32))))
+    if offset is not None and np.any(offset != 0):
+        result = b.emit(relax.op.add(result, relax.const(offset.astype(np.float32))))
+    return result
+
+
+def conv(b: Builder, node: ir.Node, inputs: list[Value]) -> Value | None:
+    """ONNX Conv with constant float32 weights; None leaves others to the generic converter."""
+    data, weight = inputs[:2]
+    bias = inputs[2] if len(inputs) > 2 else None
+    if weight.array is None or data.dtype != "float32" or data.rank not in (3, 4):
+        return None
+    if bias is not None and bias.array is None:
+        return None
+    p = conv_params(node, data.shape, weight.shape)
+    w = weight.array.reshape(p.co, p.cig, p.kh, p.kw)
+    op = "depthwise" if p.groups == p.ci and p.cig == 1 else "conv2d"
+    kernel = b.select(op, p)
+    result = b.kernel_call(kernel, b.channels_last_4d(data), w, p)
+    if bias is not None and bias.array is not None and np.any(bias.array != 0):
+        result = b.emit(relax.op.add(result, relax.const(bias.array)))
+    return b.from_channels_last(result, shape_of(node.outputs[0]), "float32")
+
+
+def gemm(b: Builder, node: ir.Node, inputs: list[Value]) -> Value | None:
+    """ONNX Gemm with constant float32 weights and bias."""
+    data, weight = inputs[:2]
+    bias = inputs[2] if len(inputs) > 2 else None
+    attributes = node.attributes
+
+    def number(name: str, default: float) -> float:
+        return attributes[name].as_float() if name in attributes else default
+
+    def flag(name: str) -> bool:
+        return name in attributes and bool(attributes[name].as_int())
+
+    if weight.array is None or flag("transA") or data.dtype != "float32":
+        return None
+    if bias is not None and bias.array is None:
+        return None
+    w = weight.array.T if flag("transB") else weight.array
+    w = (w * np.float32(number("alpha", 1.0))).astype(np.float32)
+    shift = None if bias is None or bias.array is None else bias.array * number("beta", 1.0)
+    return _dense(b, node, data, w, shift)
+
+
+def matmul(b: Builder, node: ir.Node, inputs: list[Value]) -> Value | None:
+    """ONNX MatMul of an activation [..., k] with constant float32 weights [k, n]."""
+    data, weight = inputs
+    if weight.array is None or weight.rank != 2 or data.rank < 2 or data.dtype != "float32":
+        return None
+    return _dense(b, node, data, weight.array, None)
+
+
+def _dense(
+    b: Builder, node: ir.Node, data: Value, weight: np.ndarray, shift: np.ndarray | None
+) -> Value:
+    k, n = weight.shape
+    rows = int(np.prod(data.shape[:-1], dtype=np.int64))
+    p = ConvParams.dense(rows, k, n)
+    kernel = b.select("dense", p)
+    x = b.emit(relax.op.reshape(b.stored(data), (1, 1, rows, k)))
+    w = np.ascontiguousarray(weight.T).reshape(n, k, 1, 1)
+    result = b.kernel_call(kernel, x, w, p)
+    if shift is not None and np.any(shift != 0):
+        full = np.broadcast_to(shift, (rows, n)) if shift.ndim > 1 else shift
+        full = full.reshape(1, 1, rows, n) if full.ndim > 1 else full
+        result = b.emit(relax.op.add(result, relax.const(np.ascontiguousarray(full, np.float32))))
+    shape = shape_of(node.outputs[0])
+    return b.new(b.emit(relax.op.reshape(result, shape)), shape, "float32", natural(len(shape)))

@@ -1,0 +1,80 @@
+"""Operators that move elements: where storage order allows, they move nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from tvm import relax
+
+from bnn_tvm.importer.builder import Builder
+from bnn_tvm.importer.generic import generic
+from bnn_tvm.importer.value import Value, natural
+from bnn_tvm.passes.graph import shape_of
+
+
+def transpose(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
+    """Only the bookkeeping changes: the stored tensor stays as it is."""
+    data = inputs[0]
+    perm = (
+        tuple(node.attributes["perm"].as_ints())
+        if "perm" in node.attributes
+        else tuple(reversed(range(data.rank)))
+    )
+    shape = tuple(data.shape[axis] for axis in perm)
+    if data.array is not None:
+        return [b.constant(data.array.transpose(perm))]
+    expr = b.stored(data, data.order)
+    order = tuple(perm.index(axis) for axis in data.order)
+    return [b.new(expr, shape, data.dtype, order)]
+
+
+def reshape(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
+    """Reshape, Flatten, Squeeze, Unsqueeze: a view of the tensor in ONNX's order."""
+    data, shape = inputs[0], shape_of(node.outputs[0])
+    expr = b.emit(relax.op.reshape(b.stored(data), shape))
+    return [b.new(expr, shape, data.dtype, natural(len(shape)))]
+
+
+def concat(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
+    """Concatenation in the order of the first computed operand."""
+    rank = inputs[0].rank
+    axis = node.attributes["axis"].as_int() % rank
+    order = next((v.order for v in inputs if v.array is None), natural(rank))
+    parts = [b.stored(v, order) for v in inputs]
+    expr = b.emit(relax.op.concat(parts, axis=order.index(axis)))
+    return [b.new(expr, shape_of(node.outputs[0]), inputs[0].dtype, order)]
+
+
+def pad(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
+    """Pad by a constant, in the order of storage; other modes as TVM does them."""
+    data = inputs[0]
+    mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "constant"
+    amounts = inputs[1].array if len(inputs) > 1 and inputs[1] is not None else None
+    if mode != "constant" or amounts is None or len(inputs) > 3 or np.any(amounts < 0):
+        return generic(b, node, list(inputs))
+    value = 0.0
+    if len(inputs) == 3 and inputs[2] is not None:
+        if inputs[2].array is None:
+            return generic(b, node, list(inputs))
+        value = float(inputs[2].array.reshape(()))
+    rank = data.rank
+    width: list[int] = []
+    for axis in data.order:
+        width += [int(amounts[axis]), int(amounts[axis + rank])]
+    expr = b.emit(relax.op.nn.pad(b.stored(data, data.order), width, pad_value=value))
+    return [b.new(expr, shape_of(node.outputs[0]), data.dtype, data.order)]
+
+
+def split(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
+    """Split as slices, each a tensor of its own, in the order of storage."""
+    data = inputs[0]
+    axis = node.attributes["axis"].as_int() % data.rank if "axis" in node.attributes else 0
+    stored = b.stored(data, data.order)
+    values, begin = [], 0
+    for output in node.outputs:
+        shape = shape_of(output)
+        end = begin + shape[axis]
+        part = relax.op.strided_slice(stored, [data.order.index(axis)], [begin], [end])
+        values.append(b.new(b.emit(part), shape, data.dtype, data.order))
+        begin = end
+    return values

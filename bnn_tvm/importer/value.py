@@ -1,0 +1,69 @@
+"""A tensor of the ONNX graph as the importer holds it: logical shape, and how it is stored.
+
+ONNX shapes are channel-first; kernels want channels last. A value therefore carries the order in
+which its axes are stored: storage axis i holds logical axis `order[i]`. Converters that know
+about orders pass them on, so a network runs in NHWC from the first convolution to the head, and
+an ONNX Transpose (tf2onnx wraps every convolution in two) only changes the bookkeeping.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from tvm import relax
+
+Order = tuple[int, ...]
+
+
+def natural(rank: int) -> Order:
+    """The order in which storage and ONNX agree."""
+    return tuple(range(rank))
+
+
+def channels_last(rank: int) -> Order:
+    """N, spatial axes, C."""
+    return (0, *range(2, rank), 1)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A binarisation that is not computed yet: +1 where (x >= threshold) xor flip, else -1.
+
+    `threshold` float32 and `flip` bool broadcast against the logical shape of `source`.
+    """
+
+    source: Value
+    threshold: np.ndarray
+    flip: np.ndarray
+
+
+@dataclass(eq=False)
+class Value:
+    """One tensor: `expr` stored in `order`, or a constant `array`, or a pending binarisation.
+
+    `shape` is the logical (ONNX) shape, `dtype` a NumPy dtype name.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    order: Order
+    expr: relax.Expr | None = None
+    array: np.ndarray | None = None
+    steps: Steps | None = None
+    stored: dict[Order, relax.Expr] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def storage_shape(self, order: Order | None = None) -> tuple[int, ...]:
+        """The shape in `order` (default: the value's own)."""
+        return tuple(self.shape[axis] for axis in (order or self.order))
+
+
+def moves_nothing(shape: tuple[int, ...], permutation: Order) -> bool:
+    """Whether transposing a tensor of `shape` leaves every element where it lies."""
+    moved = [axis for axis in permutation if shape[axis] != 1]
+    return moved == sorted(moved)

@@ -1,0 +1,1 @@
+"""Relax to a program of scheduled kernels."""

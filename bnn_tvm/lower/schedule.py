@@ -1,0 +1,46 @@
+"""Schedule every PrimFunc once: functions that are the same function share one symbol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import IRModule
+from tvm.target import Target
+
+from topi_ext.schedule import schedule_primfunc
+
+Progress = Callable[[int, int], None]
+
+
+def schedule_module(
+    module: IRModule, target: Target, progress: Progress | None = None
+) -> tuple[IRModule, dict[str, str]]:
+    """Schedule the PrimFuncs of `module` for `target`.
+
+    Returns a module of the scheduled functions alone, each with its global symbol, and the map
+    from the names that `main` calls to the symbols that stand for them (layers of one shape share
+    a kernel; their weights are arguments).
+    """
+    kept: dict[int, list[tuple[tirx.PrimFunc, str]]] = {}
+    symbols: dict[str, str] = {}
+    functions = [
+        (symbol.name_hint, function)
+        for symbol, function in module.functions.items()
+        if isinstance(function, tirx.PrimFunc)
+    ]
+    scheduled = {}
+    for index, (name, function) in enumerate(functions):
+        bucket = kept.setdefault(tvm_ffi.structural_hash(function), [])
+        twin = next((s for f, s in bucket if tvm_ffi.structural_equal(f, function)), None)
+        if twin is None:
+            symbol = f"bnn_k{len(scheduled)}_{name}"[:120]
+            done = schedule_primfunc(function, target)
+            scheduled[symbol] = done.with_attr("global_symbol", symbol)
+            bucket.append((function, symbol))
+            twin = symbol
+        symbols[name] = twin
+        if progress is not None:
+            progress(index + 1, len(functions))
+    return IRModule(scheduled), symbols
