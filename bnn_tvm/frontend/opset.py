@@ -1,0 +1,55 @@
+"""One range of operator versions: 13 and later, so that the rest reads one spelling of each op."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import defs, version_converter
+
+from bnn_tvm.errors import ModelError
+from bnn_tvm.frontend.constants import constants_to_initializers
+from bnn_tvm.frontend.graph import opset_version, replace, skeleton
+from bnn_tvm.frontend.structure import check_structure, first_lines
+
+OLDEST = 7
+TARGET = 13
+IR_VERSION = 10
+
+
+def check_opset(model: onnx.ModelProto) -> None:
+    """Refuse operator sets before 7 or newer than the installed onnx; raises ModelError."""
+    version, newest = opset_version(model), defs.onnx_opset_version()
+    if version < OLDEST or version > newest:
+        found = f"opset {version}" if version else "no opset"
+        raise ModelError(
+            f"the model imports {found} of the standard operators; {OLDEST} to {newest} are known",
+            hint="export it with opset_version=17, or convert it with onnx.version_converter",
+        )
+
+
+def upgrade(model: onnx.ModelProto) -> str | None:
+    """Rewrite `model` with operators of opset 13 when it has older ones; return a note if so.
+
+    The nodes must have value_info (some conversions depend on the rank) and be standard ones.
+    Raises ModelError where onnx's converter knows no way.
+    """
+    version = opset_version(model)
+    model.ir_version = IR_VERSION
+    if version >= TARGET:
+        return None
+    try:
+        converted = version_converter.convert_version(skeleton(model), TARGET)
+    except Exception as error:  # the converter raises RuntimeError, IndexError and bare C++ errors
+        raise ModelError(
+            f"the operators of opset {version} cannot be converted to opset {TARGET}: "
+            f"{first_lines(error)}",
+            hint=f"export the model with opset_version={TARGET} or later",
+        ) from error
+    held = {tensor.name for tensor in model.graph.initializer}
+    held |= {value.name for value in model.graph.input}
+    replace(model.graph.node, converted.graph.node)
+    model.graph.initializer.extend(t for t in converted.graph.initializer if t.name not in held)
+    replace(model.opset_import, [onnx.helper.make_opsetid("", TARGET)])
+    del model.graph.value_info[:]
+    constants_to_initializers(model)
+    check_structure(model)
+    return f"operators converted from opset {version} to {TARGET}"
