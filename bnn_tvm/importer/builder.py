@@ -20,32 +20,32 @@ from topi_ext.params import ConvParams
 class Builder:
     """A Relax function under construction.
 
-    Every binding is named `b<i>x...`, where i indexes `origins`: the (layer, kind) that the time of
-    the binding's kernel belongs to. Relax passes keep the names of bindings, not ONNX names.
+    `origins` maps the name of every binding to the (layer, kind) that the time of its kernel
+    belongs to: Relax passes keep the names of bindings, not ONNX names.
     """
 
     def __init__(self, target: Target) -> None:
         self.bb = relax.BlockBuilder()
         self.target = target
         self.values: dict[str, Value] = {}
-        self.origins: list[tuple[str, str]] = []
+        self.origins: dict[str, tuple[str, str]] = {}
         self.opaque: set[str] = set()
-        self._origin = -1
+        self._origin = ("", "other")
         self._packed: dict[tuple[object, ...], relax.Expr] = {}
 
     def begin(self, node: ir.Node, kind: str | None = None) -> None:
         """Charge what is emitted from now on to `node`."""
-        self.origins.append((str(node.name), kind or node.op_type))
-        self._origin = len(self.origins) - 1
+        self._origin = (str(node.name), kind or node.op_type)
 
     def begin_output(self, name: str) -> None:
         """Charge what is emitted from now on to the layout of an output."""
-        self.origins.append((name, "transpose"))
-        self._origin = len(self.origins) - 1
+        self._origin = (name, "transpose")
 
     def emit(self, expr: relax.Expr) -> relax.Var:
-        """Bind an expression."""
-        return self.bb.emit(expr, f"b{self._origin}x")
+        """Bind an expression, unless it is bound already."""
+        var = expr if isinstance(expr, relax.Var) else self.bb.emit(expr)
+        self.origins.setdefault(var.name, self._origin)
+        return var
 
     def emit_te(
         self, name: str, function: Callable[..., Any], *args: relax.Expr, opaque: bool = False

@@ -50,12 +50,12 @@ KINDS = {"BinaryConv": "binary-conv", "BinaryDense": "binary-dense", "Gemm": "de
 class Imported:
     """A Relax module whose `main` takes the ONNX inputs and returns a tuple of the outputs.
 
-    `origins[i]` is the (layer, kind) of every binding called `b<i>x...`; `opaque` names the PrimFuncs
-    that fuse with nothing.
+    `origins` maps the name of a binding to its (layer, kind); `opaque` names the PrimFuncs that fuse
+    with nothing.
     """
 
     module: IRModule
-    origins: tuple[tuple[str, str], ...]
+    origins: dict[str, tuple[str, str]]
     opaque: frozenset[str]
 
 
@@ -81,7 +81,7 @@ def import_graph(model: ir.Model, target: Target) -> Imported:
             outputs = relax.Tuple([_output(b, value) for value in graph.outputs])
             result = b.bb.emit_output(outputs)
         b.bb.emit_func_output(result)
-    return Imported(b.bb.get(), tuple(b.origins), frozenset(b.opaque))
+    return Imported(b.bb.get(), b.origins, frozenset(b.opaque))
 
 
 def _convert_node(b: Builder, node: ir.Node) -> None:

@@ -33,13 +33,22 @@ def pool(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
     dilations, pads = ints("dilations", 1, 2), ints("pads", 0, 4)
     ceil_mode = flag("ceil_mode")
     if node.op_type == "MaxPool":
-        expr = relax.op.nn.max_pool2d(x, kernel, strides, pads, dilations, ceil_mode, "NHWC")
+        expr = relax.op.nn.max_pool2d(
+            x, kernel, strides, pads, dilations, ceil_mode=ceil_mode, layout="NHWC"
+        )
     else:
         include = flag("count_include_pad")
         if ceil_mode and (include or any(pads)):
             return generic(b, node, list(inputs))
         expr = relax.op.nn.avg_pool2d(
-            x, kernel, strides, pads, dilations, ceil_mode, include, "NHWC"
+            x,
+            kernel,
+            strides,
+            pads,
+            dilations,
+            ceil_mode=ceil_mode,
+            count_include_pad=include,
+            layout="NHWC",
         )
     return [b.new(b.emit(expr), shape_of(node.outputs[0]), data.dtype, channels_last(4))]
 

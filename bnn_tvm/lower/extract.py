@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,8 +16,6 @@ from topi_ext.epilogue import leaf_blocks
 from topi_ext.kernels import KERNEL, PARAMS, STAGE
 from topi_ext.params import ConvParams
 
-# The importer's names: b<index into origins>x, and a number that keeps them apart.
-_BINDING = re.compile(r"b(\d+)x")
 # Stages whose own PrimFunc does a kernel's preparation: their time is the layer's, not its MACs.
 _ACCUMULATE = "acc"
 
@@ -27,7 +24,7 @@ def extract(
     fused: Fused,
     scheduled: IRModule,
     symbols: dict[str, str],
-    origins: Sequence[tuple[str, str]],
+    origins: Mapping[str, tuple[str, str]],
     inputs: Sequence[str],
     outputs: Sequence[str],
 ) -> Program:
@@ -41,7 +38,7 @@ class _Extraction:
         fused: Fused,
         scheduled: IRModule,
         symbols: dict[str, str],
-        origins: Sequence[tuple[str, str]],
+        origins: Mapping[str, tuple[str, str]],
     ) -> None:
         self.fused = fused
         self.symbols = symbols
@@ -64,7 +61,8 @@ class _Extraction:
         for binding, names in zip(bindings(self.fused.module), self.fused.names, strict=True):
             last = self._binding(binding, names)
         result = self.known.get(main.body.body, last)
-        self._mark_outputs(result, outputs)
+        shapes = [tuple(int(d) for d in field.shape) for field in main.ret_ty.fields]
+        self._mark_outputs(result, outputs, shapes)
         return self.program
 
     def _binding(self, binding: relax.VarBinding, names: tuple[str, ...]) -> tuple[int, ...]:
@@ -119,8 +117,7 @@ class _Extraction:
         return writes
 
     def _origin(self, names: tuple[str, ...], kernel: str | None) -> tuple[str, str]:
-        matches = [_BINDING.match(name) for name in names]
-        found = [self.origins[int(match[1])] for match in matches if match is not None]
+        found = [self.origins[name] for name in names if name in self.origins]
         if not found:
             return ("", "other")
         layer, kind = found[0] if kernel else found[-1]
@@ -134,14 +131,19 @@ class _Extraction:
         self.program.tensors.append(Tensor(name, shape, str(dtype), role))  # type: ignore[arg-type]
         return len(self.program.tensors) - 1
 
-    def _mark_outputs(self, ids: tuple[int, ...], names: Sequence[str]) -> None:
-        """Give outputs their names; one that is an input, a constant or named twice is copied."""
-        for name, index in zip(names, ids, strict=True):
+    def _mark_outputs(
+        self, ids: tuple[int, ...], names: Sequence[str], shapes: Sequence[tuple[int, ...]]
+    ) -> None:
+        """Give outputs their names; one that is an input, a constant or named twice is copied.
+
+        The last kernel may have left an output as a view of another shape; its own is set here.
+        """
+        for name, index, shape in zip(names, ids, shapes, strict=True):
             tensor = self.program.tensors[index]
-            if tensor.role == "workspace":
-                self.program.tensors[index] = replace(tensor, name=name, role="output")
-            else:
+            if tensor.role != "workspace":
                 index = self._copy(index, name)
+                tensor = self.program.tensors[index]
+            self.program.tensors[index] = replace(tensor, name=name, role="output", shape=shape)
             self.program.outputs.append(index)
 
     def _copy(self, index: int, name: str) -> int:
