@@ -1,0 +1,53 @@
+"""Results as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from bnn_tvm.recognize import Decision
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()
+) -> Table:
+    """A plain table; the columns named in `right` are numbers and aligned so."""
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        if column in right:
+            result.add_column(column, justify="right", no_wrap=True)
+        else:
+            result.add_column(column, overflow="fold")
+    for row in rows:
+        result.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    return result
+
+
+def decision_table(decisions: Iterable[Decision]) -> Table:
+    """One row per conv and dense layer: binary or float, the rule, and why."""
+    rows = []
+    for decision in decisions:
+        kind = Text("binary", style="green") if decision.binary else Text("float")
+        rows.append(
+            (
+                decision.output,
+                decision.op,
+                kind,
+                decision.rule or "",
+                decision.reason,
+                ", ".join(decision.implied),
+            )
+        )
+    return table(("layer", "op", "runs as", "rule", "reason", "differs from ONNX"), rows)
+
+
+def size(nbytes: int) -> str:
+    """A number of bytes for people."""
+    if nbytes < 1024:
+        return f"{nbytes} B"
+    return f"{nbytes / 1024:.1f} KiB" if nbytes < 1024**2 else f"{nbytes / 1024**2:.2f} MiB"
