@@ -11,15 +11,20 @@ from bnn_tvm.importer.generic import convert
 from bnn_tvm.importer.value import Order, Value, natural
 from bnn_tvm.passes.graph import shape_of
 
-UNARY = frozenset(
-    "Abs Cast Ceil Clip Cos Elu Erf Exp Floor Gelu HardSigmoid HardSwish IsNaN LeakyRelu Log Mish "
-    "Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Softplus Softsign Sqrt Tanh "
-    "ThresholdedRelu".split()
-)
-BROADCAST = frozenset(
-    "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or PRelu Pow "
-    "Sub Sum Where Xor".split()
-)
+# fmt: off
+UNARY = frozenset({
+    "Abs", "Cast", "Ceil", "Clip", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
+    "HardSwish", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round",
+    "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Tanh",
+    "ThresholdedRelu",
+})
+# fmt: on
+# fmt: off
+BROADCAST = frozenset({
+    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max",
+    "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
+})
+# fmt: on
 
 
 def unary(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:

@@ -50,8 +50,8 @@ KINDS = {"BinaryConv": "binary-conv", "BinaryDense": "binary-dense", "Gemm": "de
 class Imported:
     """A Relax module whose `main` takes the ONNX inputs and returns a tuple of the outputs.
 
-    `origins` maps the name of a binding to its (layer, kind); `opaque` names the PrimFuncs that fuse
-    with nothing.
+    `origins` maps the name of a binding to its (layer, kind); `opaque` names the PrimFuncs that
+    fuse with nothing.
     """
 
     module: IRModule

@@ -9,6 +9,7 @@ from tvm import relax
 from bnn_tvm.importer.builder import Builder
 from bnn_tvm.importer.value import Steps, Value, natural
 from bnn_tvm.passes.graph import shape_of
+from topi_ext.conv2d import needs_pad, pad_nhwc
 from topi_ext.params import ConvParams
 
 
@@ -127,7 +128,10 @@ def conv(b: Builder, node: ir.Node, inputs: list[Value]) -> Value | None:
     w = weight.array.reshape(p.co, p.cig, p.kh, p.kw)
     op = "depthwise" if p.groups == p.ci and p.cig == 1 else "conv2d"
     kernel = b.select(op, p)
-    result = b.kernel_call(kernel, b.channels_last_4d(data), w, p)
+    x = b.channels_last_4d(data)
+    if op == "conv2d" and needs_pad(p):
+        x = b.emit_te("pad", lambda tensor: pad_nhwc(tensor, p), x)
+    result = b.kernel_call(kernel, x, w, p)
     if bias is not None and bias.array is not None and np.any(bias.array != 0):
         result = b.emit(relax.op.add(result, relax.const(bias.array)))
     return b.from_channels_last(result, shape_of(node.outputs[0]), "float32")
@@ -170,12 +174,10 @@ def _dense(
     rows = int(np.prod(data.shape[:-1], dtype=np.int64))
     p = ConvParams.dense(rows, k, n)
     kernel = b.select("dense", p)
-    x = b.emit(relax.op.reshape(b.stored(data), (1, 1, rows, k)))
+    x = b.emit(relax.op.reshape(b.stored(data), (rows, k)))
     w = np.ascontiguousarray(weight.T).reshape(n, k, 1, 1)
     result = b.kernel_call(kernel, x, w, p)
     if shift is not None and np.any(shift != 0):
-        full = np.broadcast_to(shift, (rows, n)) if shift.ndim > 1 else shift
-        full = full.reshape(1, 1, rows, n) if full.ndim > 1 else full
-        result = b.emit(relax.op.add(result, relax.const(np.ascontiguousarray(full, np.float32))))
+        result = b.emit(relax.op.add(result, relax.const(np.ascontiguousarray(shift, np.float32))))
     shape = shape_of(node.outputs[0])
     return b.new(b.emit(relax.op.reshape(result, shape)), shape, "float32", natural(len(shape)))

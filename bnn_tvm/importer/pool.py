@@ -9,6 +9,7 @@ from bnn_tvm.importer.builder import Builder
 from bnn_tvm.importer.generic import generic
 from bnn_tvm.importer.value import Value, channels_last
 from bnn_tvm.passes.graph import shape_of
+from topi_ext.pool import avg_pool2d_nhwc, max_pool2d_nhwc
 
 
 def pool(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
@@ -33,24 +34,19 @@ def pool(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
     dilations, pads = ints("dilations", 1, 2), ints("pads", 0, 4)
     ceil_mode = flag("ceil_mode")
     if node.op_type == "MaxPool":
-        expr = relax.op.nn.max_pool2d(
-            x, kernel, strides, pads, dilations, ceil_mode=ceil_mode, layout="NHWC"
+        expr = b.emit_te(
+            "max_pool",
+            lambda t: max_pool2d_nhwc(t, kernel, strides, pads, dilations, ceil_mode),
+            x,
         )
     else:
         include = flag("count_include_pad")
-        if ceil_mode and (include or any(pads)):
-            return generic(b, node, list(inputs))
-        expr = relax.op.nn.avg_pool2d(
+        expr = b.emit_te(
+            "avg_pool",
+            lambda t: avg_pool2d_nhwc(t, kernel, strides, pads, dilations, include, ceil_mode),
             x,
-            kernel,
-            strides,
-            pads,
-            dilations,
-            ceil_mode=ceil_mode,
-            count_include_pad=include,
-            layout="NHWC",
         )
-    return [b.new(b.emit(expr), shape_of(node.outputs[0]), data.dtype, channels_last(4))]
+    return [b.new(expr, shape_of(node.outputs[0]), data.dtype, channels_last(4))]
 
 
 def global_pool(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
