@@ -11,7 +11,7 @@ import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from bnn_tvm.errors import UsageError
 from bnn_tvm.options import CompileOptions, did_you_mean
@@ -19,7 +19,7 @@ from bnn_tvm.options import CompileOptions, did_you_mean
 if TYPE_CHECKING:
     from tvm.target import Target
 
-Isa = Literal["avx512_vpopcntdq", "avx2", "neon", "neon32", "generic"]
+    from topi_ext.isa import Isa
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,15 @@ def resolve(options: CompileOptions) -> TargetSpec:
     extra = tuple(f if f[0] in "+-" else f"+{f}" for f in options.mattr)
     _check_features(extra, preset.triple, mcpu)
     mattr = _full_features(preset.triple, mcpu, (*mattr, *extra))
+    from topi_ext.isa import isa_of
+
     return TargetSpec(
         name=preset.name,
         triple=preset.triple,
         zig_target=preset.zig_target,
         mcpu=mcpu,
         mattr=mattr,
-        isa=_isa(preset.triple, mattr),
+        isa=isa_of(_tvm_target(preset.triple, mcpu, mattr, preset.num_cores)),
         num_cores=preset.num_cores,
         is_host=options.target == HOST,
     )
@@ -162,19 +164,6 @@ def _tvm_target(triple: str, mcpu: str, mattr: tuple[str, ...], num_cores: int) 
         config["mattr"] = list(mattr)
     config["num-cores"] = num_cores
     return Target(config)
-
-
-def _isa(triple: str, mattr: tuple[str, ...]) -> Isa:
-    """The family of kernels; `topi_ext.isa.isa_of` decides the same from a TVM target."""
-    if triple.startswith("aarch64"):
-        return "neon" if "+neon" in mattr else "generic"
-    if triple.startswith("arm"):
-        return "neon32" if "+neon" in mattr else "generic"
-    if triple.startswith("x86_64"):
-        if {"+avx512vpopcntdq", "+avx512bw", "+avx512vl"} <= set(mattr):
-            return "avx512_vpopcntdq"
-        return "avx2" if "+avx2" in mattr else "generic"
-    return "generic"
 
 
 # Features that change what code may be generated, in LLVM's spelling -> the kernel's, as
