@@ -6,8 +6,16 @@ blocks (cast, scale, offset, PReLU, shortcut ...) of which the last writes the o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.ir import TensorLoad
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm.tirx import PrimFunc
+from tvm_ffi import structural_map
 
 from .kernels import STAGE
 
@@ -23,6 +31,12 @@ def find_stage(sch: Schedule, stage: str = "acc") -> SBlockRV:
         if sch.get(block).annotations.get(STAGE) == stage:
             return block
     raise LookupError(f"no block is annotated as the stage {stage!r}")
+
+
+def holds_stage(func: PrimFunc, stage: str) -> bool:
+    """Whether some block of `func` is annotated as `stage`."""
+    sch = Schedule(func)
+    return any(sch.get(block).annotations.get(STAGE) == stage for block in leaf_blocks(sch))
 
 
 def inline_epilogue(sch: Schedule, anchor: SBlockRV) -> SBlockRV:
@@ -61,3 +75,88 @@ def tile_accumulator(
     sch.compute_at(anchor, outer, preserve_unit_loops=True)
     return outer, wo_inner, co_inner
 
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """The elementwise work behind an accumulator, ready to be written into hand-made loops.
+
+    func: the function it comes from (parameters and attributes are kept by `with_body`).
+    accumulator: the buffer of the accumulator block, one dimension per index.
+    reads: the other buffers which the accumulator block reads, in the order of its expression.
+    annotations: of the accumulator block.
+    """
+
+    func: PrimFunc
+    accumulator: tirx.Buffer
+    reads: tuple[tirx.Buffer, ...]
+    annotations: dict[str, Any]
+    _store: tirx.BufferStore
+    _dims: dict[tirx.Var, int | None]  # block variable -> dimension of the accumulator
+
+    def store(self, index: Sequence[Any], value: Any) -> tirx.Stmt:
+        """The store of one output element.
+
+        index: position in the accumulator's shape; value: what the accumulator holds there, in
+        the accumulator's dtype. Inside a vectorised loop over channels both may depend on its
+        variable.
+        """
+
+        def variable(var: tirx.Var) -> Any:
+            if var not in self._dims:
+                return var
+            dim = self._dims[var]
+            at = 0 if dim is None else index[dim]
+            return tirx.const(at, "int32") if isinstance(at, int) else at
+
+        def load(node: TensorLoad) -> Any:
+            return value if node.source.same_as(self.accumulator) else node
+
+        return structural_map(self._store, [(tirx.Var, variable), (TensorLoad, load)])
+
+    def with_body(self, body: tirx.Stmt) -> PrimFunc:
+        """The function with its body replaced by hand-made loops."""
+        return PrimFunc(self.func.params, body, self.func.ret_type, self.func.attrs)
+
+
+def extract_epilogue(func: PrimFunc, stage: str = "acc") -> Epilogue | None:
+    """What follows the block annotated as `stage`, inlined to one store per element.
+
+    None if the last block does not read the accumulator element by element (a reshape is fused
+    behind it, say): then only schedule primitives will do. Raises LookupError without the stage.
+    """
+    sch = Schedule(func)
+    anchor = find_stage(sch, stage)
+    notes = dict(sch.get(anchor).annotations)
+    last = inline_epilogue(sch, anchor)
+    source = sch.get(anchor).writes[0].source
+    reads: list[tirx.Buffer] = []
+    for region in sch.get(anchor).reads:
+        known = [source, *reads]
+        if not any(region.source.same_as(other) for other in known):
+            reads.append(region.source)
+    block = sch.get(last)
+    if block.same_as(sch.get(anchor)) or not isinstance(block.body, tirx.BufferStore):
+        return None
+    extents = {iv.var: int(iv.dom.extent) for iv in block.iter_vars}
+    dims: dict[tirx.Var, int | None] = {var: None for var, size in extents.items() if size == 1}
+    loads: list[TensorLoad] = []
+
+    def collect(node: TensorLoad) -> TensorLoad:
+        if node.source.same_as(source):
+            loads.append(node)
+        return node
+
+    structural_map(block.body.value, (TensorLoad, collect))
+    for node in loads:
+        for dim, at in enumerate(node.indices):
+            if isinstance(at, tirx.IntImm):
+                if int(source.ty.shape[dim]) != 1:
+                    return None
+            elif at not in extents or dims.get(at, dim) not in (dim, None):
+                return None
+            else:
+                dims[at] = dim
+    if len(dims) != len(extents):
+        return None
+    return Epilogue(func, source, tuple(reads), notes, block.body, dims)

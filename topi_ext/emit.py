@@ -1,0 +1,71 @@
+"""Small words for writing TIR statements by hand, where a kernel is clearer as loops than as a
+sequence of schedule primitives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx import Stmt
+
+SERIAL = tirx.ForKind.SERIAL
+PARALLEL = tirx.ForKind.PARALLEL
+VECTORIZED = tirx.ForKind.VECTORIZED
+
+
+def seq(stmts: Iterable[Stmt]) -> Stmt:
+    """The statements one after the other, as one statement."""
+    items = list(stmts)
+    return items[0] if len(items) == 1 else tirx.SeqStmt(items)
+
+
+def loop(
+    extent: Any, body: Callable[[Any], Stmt], name: str = "i", kind: tirx.ForKind = SERIAL
+) -> Stmt:
+    """A loop over 0 .. extent-1; `body` gets the loop variable. One constant turn needs no loop."""
+    if isinstance(extent, int) and extent == 1:
+        return body(0)
+    var = tirx.Var(name, "int32")
+    return tirx.For(var, 0, extent, kind, body(var))
+
+
+def let(name: str, value: Any, stmts: list[Stmt]) -> Any:
+    """Append the definition of an immutable value to `stmts` and return its variable."""
+    if isinstance(value, int):
+        return value
+    var = tirx.Var(name, value.ty)
+    stmts.append(tirx.Bind(var, value))
+    return var
+
+
+def local(name: str, shape: tuple[int, ...], dtype: str, stmts: list[Stmt]) -> tirx.Buffer:
+    """Append a buffer on the stack (registers, if LLVM can) to `stmts` and return it."""
+    buffer = tirx.decl_buffer(shape, dtype, name)
+    # Without the annotation a buffer of over 1 KB becomes a call to the workspace allocator.
+    stmts.append(tirx.AllocBuffer(buffer, annotations={"disable_lower_builtin": True}))
+    return buffer
+
+
+def vload(buffer: tirx.Buffer, indices: list[Any], lanes: int) -> Any:
+    """Load `lanes` neighbours; the last index is the first of them."""
+    *outer, last = indices
+    return tirx.BufferLoad(buffer, [*outer, tirx.Ramp(last, 1, lanes)])
+
+
+def vstore(buffer: tirx.Buffer, value: Any, indices: list[Any], lanes: int) -> Stmt:
+    """Store a vector to `lanes` neighbours; the last index is the first of them."""
+    *outer, last = indices
+    return tirx.BufferStore(buffer, value, [*outer, tirx.Ramp(last, 1, lanes)])
+
+
+def splat(value: int | float, dtype: str) -> Any:
+    """A constant in all lanes of a vector type such as "uint16x16"."""
+    base, lanes = dtype.rsplit("x", 1)
+    return tirx.Broadcast(tirx.const(value, base), int(lanes))
+
+
+def bitcast(value: Any, dtype: str) -> Any:
+    """The same bits as another type of the same size."""
+    return tirx.reinterpret(dtype, value)
