@@ -215,6 +215,7 @@ def infer(path: Path, images: np.ndarray) -> np.ndarray:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Train, export and measure; 0 when done, 4 without PyTorch."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder to write to")
     parser.add_argument("--epochs", type=int, default=EPOCHS)

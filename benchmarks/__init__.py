@@ -1,0 +1,1 @@
+"""What is measured, each with one command: see README.md in this folder."""
