@@ -1,0 +1,93 @@
+"""Build, run and check one float kernel with the epilogues that follow it in networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import te, tirx
+from tvm.target import Target
+
+from topi_ext import reference
+from topi_ext.kernels import Kernel
+from topi_ext.params import ConvParams
+from topi_ext.schedule import schedule_primfunc
+
+EPILOGUES = ("none", "relu", "prelu", "shortcut")
+
+
+def host() -> Target:
+    """This machine: its core and its features."""
+    cpu = tvm.target.codegen.llvm_get_system_cpu()
+    triple = tvm.target.codegen.llvm_get_system_triple()
+    return Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": 2})
+
+
+def run(kernel: Kernel, params: ConvParams, epilogue: str, target: Target, rank: int = 4) -> None:
+    """Assert that `kernel` computes the reference's float64 result within float32 rounding.
+
+    rank 2 runs a dense kernel on [rows, k], 4 a convolution on NHWC data.
+    """
+    p = params
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((p.n, p.h, p.w, p.ci)).astype(np.float32)
+    w = rng.standard_normal((p.co, p.cig, p.kh, p.kw)).astype(np.float32)
+    scale, offset, slope = rng.standard_normal((3, p.co)).astype(np.float32)
+    shortcut = rng.standard_normal(p.out_shape).astype(np.float32)
+    given = reference.pad_nhwc(x, p, 0.0) if kernel.op == "conv2d" else x
+    packed = kernel.pack_weights(w, p)
+    shape = p.out_shape
+    if rank == 2:
+        given, shape = given.reshape(p.pixels, p.ci), (p.pixels, p.co)
+        shortcut = shortcut.reshape(shape)
+
+    operands = [given, *packed]
+    places = [te.placeholder(a.shape, str(a.dtype), f"in{i}") for i, a in enumerate(operands)]
+    out = kernel.compute(*places, params=p)
+    exact = reference.conv2d(x.astype(np.float64), w.astype(np.float64), p).reshape(shape)
+    bound = reference.conv2d(np.abs(x).astype(np.float64), np.abs(w).astype(np.float64), p)
+    error = bound.reshape(shape) * np.finfo(np.float32).eps * max(4.0, 0.5 * np.sqrt(p.taps))
+    if epilogue != "none":
+        extra = [scale, offset] + {"relu": [], "prelu": [slope], "shortcut": [shortcut]}[epilogue]
+        added = [te.placeholder(a.shape, "float32", f"ex{i}") for i, a in enumerate(extra)]
+        operands, places = operands + extra, places + added
+        out = _epilogue(epilogue, out, added)
+        exact = exact * scale + offset
+        error = error * np.abs(scale) + 1e-6 * (1 + np.abs(exact))
+        if epilogue == "relu":
+            exact = np.maximum(exact, 0)
+        elif epilogue == "prelu":
+            exact = np.where(exact > 0, exact, exact * slope)
+            error = error * np.maximum(1, np.abs(slope))
+        else:
+            exact = np.maximum(exact + shortcut, 0)
+    actual = build_and_run(te.create_prim_func([*places, out]), operands, shape, target)
+    assert (np.abs(actual - exact) <= error + 1e-6).all(), f"{kernel.name} {p} {epilogue}"
+
+
+def build_and_run(
+    func: tirx.PrimFunc, operands: list[np.ndarray], shape: tuple[int, ...], target: Target
+) -> np.ndarray:
+    """Schedule, build and call a function with one float32 output. It may not ask for workspace."""
+    module = tvm.IRModule({"main": schedule_primfunc(func, target)})
+    library = tvm.compile(module, target=target)
+    assert "AllocWorkspace(" not in library.mod.inspect_source("ll")
+    result = tvm.runtime.tensor(np.full(shape, np.nan, np.float32))
+    library.jit()["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in operands], result)
+    return result.numpy()
+
+
+def _epilogue(kind: str, out: te.Tensor, extra: list[te.Tensor]) -> te.Tensor:
+    def stage(value, name):  # type: ignore[no-untyped-def]
+        return te.compute(out.shape, value, name=name)
+
+    scaled = stage(lambda *i: out[i] * extra[0][i[-1]], "scaled")
+    moved = stage(lambda *i: scaled[i] + extra[1][i[-1]], "moved")
+    zero = tirx.const(0, "float32")
+    if kind == "relu":
+        return stage(lambda *i: te.max(moved[i], zero), "relu")
+    if kind == "prelu":
+        return stage(
+            lambda *i: tirx.Select(moved[i] > zero, moved[i], moved[i] * extra[2][i[-1]]), "prelu"
+        )
+    total = stage(lambda *i: moved[i] + extra[2][i], "total")
+    return stage(lambda *i: te.max(total[i], zero), "relu")

@@ -1,0 +1,207 @@
+"""The register tile: pixels x channels accumulators held in registers over the whole reduction.
+
+The schedule of float convolutions and dense layers. One step of the reduction loads the weights
+of `channels` outputs as vectors, broadcasts one input number of each of `pixels` outputs and
+multiplies-adds all pairs. The epilogue runs on the finished tile. Ends of rows and of channels
+that fill no whole tile get loops of their own (LLVM then sees constant sizes everywhere).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm.target import Target
+from tvm.tirx import PrimFunc
+
+from .channel_tile import PARTITION
+from .epilogue import divisor, find_stage, inline_epilogue
+from .kernels import PARAMS
+from .params import ConvParams
+
+# Multiply-accumulates below which a parallel launch costs more than it gains.
+PARALLEL_MACS = 200_000
+
+# Weights larger than this do not stay in the second-level cache from one row to the next.
+CACHED_WEIGHT_BYTES = 192 * 1024
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """A tile of at most `pixels` x `channels` accumulators in vectors of `lanes` floats.
+
+    `by_lane`: multiply by one lane of a loaded vector of inputs (the Arm form) where the
+    reduction is a multiple of `lanes` deep; else inputs are broadcast one by one.
+    """
+
+    pixels: int
+    channels: int
+    lanes: int
+    by_lane: bool = False
+
+    def channels_of(self, params: ConvParams) -> int:
+        """Output channels of one block of the packed weights.
+
+        The tile's, or for groups a divisor of the group's channels, so that all channels of a
+        vector read the same inputs.
+        """
+        if params.groups == 1:
+            return min(self.channels, -(-params.co // self.lanes) * self.lanes)
+        return divisor(params.cog, self.channels)
+
+    def step_cycles(self, pixels: int, channels: int) -> float:
+        """Modelled cycles of one reduction step of a tile of this size.
+
+        Two multiply-adds and two loads a cycle, four cycles from one multiply-add to the next
+        of the same accumulator; a single pixel streams its weights from outside the first cache.
+        """
+        vectors = -(-channels // self.lanes)
+        loads = vectors + (pixels / self.lanes if self.by_lane else pixels)
+        stream = 2.0 * vectors if pixels == 1 else 0.0
+        return max(pixels * vectors / 2, loads / 2, 4.0, stream)
+
+    def supports(self, params: ConvParams) -> str | None:
+        """None, or why the tile's channels do not suit the layer's."""
+        power_of_two = self.channels & (self.channels - 1) == 0
+        if (params.groups == 1 and power_of_two) or params.cog % self.channels == 0:
+            return None
+        return f"{params.cog} output channels are no multiple of {self.channels}"
+
+    def best_pixels(self, extent: int) -> int:
+        """The tile height, at most `pixels`, that covers `extent` pixels in the fewest cycles."""
+        heights = range(min(self.pixels, extent), 0, -1)
+        return min(heights, key=lambda height: self._column_cycles(extent, height, self.channels))
+
+    def _column_cycles(self, extent: int, height: int, channels: int) -> float:
+        full, tail = divmod(extent, height)
+        cycles = full * (self.step_cycles(height, channels) + 0.1)
+        return cycles + (self.step_cycles(tail, channels) + 0.1 if tail else 0.0)
+
+    def cost(self, params: ConvParams) -> int:
+        """Modelled cycles of the whole layer per reduction step, for ranking kernels."""
+        extent = params.pixels if flattens(params) else params.wo
+        rows = params.pixels // extent
+        height = self.best_pixels(extent)
+        full, tail = divmod(params.co, self.channels)
+        cycles = full * self._column_cycles(extent, height, self.channels)
+        if tail:
+            cycles += 1.1 * self._column_cycles(extent, height, tail)
+        return math.ceil(rows * cycles)
+
+
+def flattens(params: ConvParams) -> bool:
+    """Whether the pixels of the whole batch form one row, as for a 1x1 convolution."""
+    p = params
+    return (p.kh, p.kw) == (1, 1) and p.stride == (1, 1) and not p.padded
+
+
+def schedule_register_tile(func: PrimFunc, target: Target, tile: RegisterTile) -> PrimFunc:
+    """Schedule the function of a conv2d or dense kernel, with whatever epilogue is fused to it.
+
+    Raises LookupError if no block is annotated as the accumulator.
+    """
+    sch = Schedule(func)
+    anchor = find_stage(sch)
+    params = ConvParams.parse(str(sch.get(anchor).annotations[PARAMS]))
+    last = inline_epilogue(sch, anchor)
+    if sch.get(last).same_as(sch.get(anchor)) or written_shape(sch, last) != written_shape(
+        sch, anchor
+    ):
+        last = sch.cache_write(anchor, 0, "global")
+    if flattens(params) and len(written_shape(sch, anchor)) == 4:
+        _flatten_pixels(sch, anchor, last, params)
+    *rest, x, o = sch.get_loops(last)
+    extent = int(sch.get(x).extent)
+    height, width = tile.best_pixels(extent), min(tile.channels_of(params), params.co)
+    x_outer, x_inner = sch.split(x, [None, height])
+    o_outer, o_inner = sch.split(o, [None, width])
+    whole_x, whole_o = extent % height == 0, params.co % width == 0
+
+    weight_bytes = 4 * params.co * params.taps
+    channels_first = whole_o and (not rest or weight_bytes > CACHED_WEIGHT_BYTES)
+    if not rest and not whole_o and whole_x:
+        sch.reorder(x_outer, o_outer, x_inner, o_inner)
+        launch: LoopRV | None = x_outer
+    elif channels_first or not rest:
+        sch.reorder(o_outer, *rest, x_outer, x_inner, o_inner)
+        launch = o_outer if whole_o else None
+    else:
+        rows = sch.fuse(*rest) if len(rest) > 1 else rest[0]
+        sch.reorder(rows, o_outer, x_outer, x_inner, o_inner)
+        launch = rows
+    if launch is not None and params.macs >= PARALLEL_MACS:
+        sch.parallel(launch)
+    if not whole_x:
+        sch.annotate(x_outer, PARTITION, 1)
+    if not whole_o:
+        sch.annotate(o_outer, PARTITION, 1)
+
+    innermost_outer = sch.get_loops(last)[-3]
+    sch.compute_at(anchor, innermost_outer, preserve_unit_loops=True)
+    _schedule_reduction(sch, anchor, params, tile)
+    sch.unroll(x_inner)
+    _vectorize(sch, o_inner, tile.lanes)
+    return sch.mod["main"]
+
+
+def _schedule_reduction(
+    sch: Schedule, anchor: SBlockRV, params: ConvParams, tile: RegisterTile
+) -> None:
+    """Order the loops of the accumulator inside its tile: reduction, pixels, channels."""
+    reduce_axes = sum(1 for iv in sch.get(anchor).iter_vars if iv.iter_type == iv.CommReduce)
+    loops = sch.get_loops(anchor)
+    reduction = loops[-reduce_axes:]
+    x, o = loops[-reduce_axes - 2 : -reduce_axes]
+    sch.reorder(*reduction, x, o)
+    if len(reduction) == 3 and params.groups == 1 and params.dilation[1] == 1 and params.ci < 16:
+        # Neighbouring taps of a narrow input are neighbours in memory: one longer loop.
+        reduction = [reduction[0], sch.fuse(reduction[1], reduction[2])]
+    depth = int(sch.get(reduction[-1]).extent)
+    first = reduction[0]
+    if tile.by_lane and depth % tile.lanes == 0:
+        outer, lane = sch.split(reduction[-1], [None, tile.lanes])
+        first = outer if len(reduction) == 1 else first
+        inputs = sch.cache_read(anchor, 0, "global")
+        sch.compute_at(inputs, outer, preserve_unit_loops=True)
+        *_, pixel, channel = sch.get_loops(inputs)
+        sch.unroll(pixel)
+        sch.vectorize(channel)
+        sch.unroll(lane)
+    sch.unroll(x)
+    _vectorize(sch, o, tile.lanes)
+    sch.decompose_reduction(anchor, first)
+
+
+def _vectorize(sch: Schedule, loop: LoopRV, lanes: int) -> None:
+    """Vectorise the channels of a tile; a width that is no power of two in single vectors.
+
+    LLVM would round such a width up to the next power of two, and spill.
+    """
+    width = int(sch.get(loop).extent)
+    if width & (width - 1) and width % lanes == 0:
+        vectors, loop = sch.split(loop, [None, lanes])
+        sch.unroll(vectors)
+    sch.vectorize(loop)
+
+
+def _flatten_pixels(sch: Schedule, anchor: SBlockRV, last: SBlockRV, params: ConvParams) -> None:
+    """Make one loop of batch, rows and columns in both blocks and in the accumulator between."""
+    h, w = params.ho, params.wo
+
+    def pixel(n, y, x):  # type: ignore[no-untyped-def]
+        return (n * h + y) * w + x
+
+    reduces = len(sch.get(anchor).iter_vars) - 4
+    if reduces == 3:
+        sch.transform_block_layout(anchor, lambda n, y, x, o, ky, kx, c: (pixel(n, y, x), o, c))
+    else:
+        sch.transform_block_layout(anchor, lambda n, y, x, o, c: (pixel(n, y, x), o, c))
+    sch.transform_block_layout(last, lambda n, y, x, o: (pixel(n, y, x), o))
+    sch.transform_layout(anchor, ("write", 0), lambda n, y, x, o: (pixel(n, y, x), o))
+
+
+def written_shape(sch: Schedule, block: SBlockRV) -> tuple[int, ...]:
+    """Shape of the tensor that a block writes."""
+    return tuple(int(extent) for extent in sch.get(block).writes[0].source.ty.shape)
