@@ -1,0 +1,72 @@
+"""onnxruntime as the reference: every tensor asked for, no graph optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+Arrays = dict[str, np.ndarray]
+
+
+def run_reference(
+    model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], outputs: Iterable[str] | None = None
+) -> Arrays:
+    """Run a model of standard operators and return the tensors `outputs` by name.
+
+    Any tensor of the graph may be asked for; by default the model's outputs. Optimisations are
+    off: they fuse BatchNormalization into Conv, which changes the rounding of layers.
+    """
+    import onnx
+    import onnxruntime as ort
+
+    wanted = [o.name for o in model.graph.output] if outputs is None else list(outputs)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    given = {name: inputs[name] for name in wanted if name in inputs}
+    _expose(copy, [name for name in wanted if name not in given])
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    computed = [name for name in wanted if name not in given]
+    values = session.run(computed, dict(inputs)) if computed else []
+    return {**given, **dict(zip(computed, values, strict=True))}
+
+
+def _expose(model: onnx.ModelProto, tensors: list[str]) -> None:
+    """Make `tensors` outputs of the graph."""
+    graph = model.graph
+    known = {value.name: value for value in (*graph.value_info, *graph.output)}
+    present = {value.name for value in graph.output}
+    for name in dict.fromkeys(tensors):
+        if name not in present:
+            graph.output.append(known[name])
+
+
+def random_inputs(model: onnx.ModelProto, seed: int, scale: float = 1.0) -> Arrays:
+    """Seeded values for every input: normal floats times `scale`, small integers, booleans."""
+    from onnx import helper
+
+    rng = np.random.default_rng(seed)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    arrays: Arrays = {}
+    for value in model.graph.input:
+        if value.name in constants:
+            continue
+        tensor = value.type.tensor_type
+        shape = tuple(dim.dim_value for dim in tensor.shape.dim)
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        if dtype.kind == "f":
+            arrays[value.name] = (rng.standard_normal(shape) * scale).astype(dtype)
+        elif dtype.kind == "b":
+            arrays[value.name] = rng.integers(0, 2, shape).astype(dtype)
+        else:
+            arrays[value.name] = rng.integers(0, 8, shape).astype(dtype)
+    return arrays

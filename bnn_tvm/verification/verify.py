@@ -1,0 +1,191 @@
+"""Verification: compile, run, compare with onnxruntime, layer by layer and end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import onnx
+
+from bnn_tvm.verification import compare
+from bnn_tvm.verification.cut import Graph
+from bnn_tvm.verification.layers import (
+    Layer,
+    LayerReference,
+    Threshold,
+    given,
+    layer_model,
+    plan,
+    thresholds,
+)
+from bnn_tvm.verification.reference import Arrays, run_reference
+from bnn_tvm.verification.report import LayerReport, VerifyReport
+
+if TYPE_CHECKING:
+    from bnn_tvm.frontend import Prepared
+    from bnn_tvm.recognize import Recognition
+
+TIE = 1e-5
+"""A value this close to a threshold, relative to the tensor's largest, may fall on either side."""
+
+TIED_ERROR = 0.25
+"""Largest relative error (L2) of a sample whose difference is put down to ties."""
+
+
+class Runner(Protocol):
+    """A compiled model, here or on a device."""
+
+    emulated: bool
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Outputs by name."""
+
+
+Build = Callable[[onnx.ModelProto], Runner]
+
+
+@dataclass
+class _Tally:
+    """What was seen of one layer over all samples."""
+
+    exact: bool = True
+    ok: bool = True
+    error: float = 0.0
+
+    def add(self, layer: Layer, got: np.ndarray, want: np.ndarray) -> None:
+        error = compare.max_abs_error(got, want)
+        self.error = max(self.error, error)
+        if layer.scale is not None and layer.offset is not None:
+            exact = compare.same_integers(got, want, layer.scale, layer.offset, layer.channel_axis)
+            self.ok &= exact
+        else:
+            exact = error == 0.0
+            self.ok &= error <= compare.tolerance(want)
+        self.exact &= exact
+
+
+@dataclass
+class _EndToEnd:
+    """What was seen of the whole model over all samples."""
+
+    ok: bool = True
+    error: float = 0.0
+    rounded: int = 0
+    agreements: list[float] = field(default_factory=list)
+    design_difference: float | None = None
+
+    def add(self, got: Arrays, want: Arrays, tied: bool) -> None:
+        differs = False
+        for name, expected in want.items():
+            error = compare.max_abs_error(got[name], expected)
+            self.error = max(self.error, error)
+            agreement = compare.top1_agreement(got[name], expected)
+            if agreement is not None:
+                self.agreements.append(agreement)
+            if error > compare.tolerance(expected):
+                differs = True
+                if not tied or compare.relative_error(got[name], expected) > TIED_ERROR:
+                    self.ok = False
+        self.rounded += differs and tied
+
+
+def verify(
+    prepared: Prepared,
+    recognition: Recognition,
+    samples: Sequence[Arrays],
+    build: Build,
+    target: str,
+    progress: Callable[[str], None] = lambda phase: None,
+) -> VerifyReport:
+    """Compare what `build` makes of the recognised model with onnxruntime.
+
+    samples: inputs by name, each a full set. build: compiles a rewritten model for the target;
+    called twice, for the whole model and for the one in which every layer stands alone.
+
+    Every decided layer is run on onnxruntime's values of its inputs: a binary layer must have the
+    same integers, a float layer agree within `compare.FLOAT_TOLERANCE`. End to end the outputs
+    must agree within the same tolerance, except for samples in which some value lies at a
+    threshold so closely that float rounding decides its sign.
+
+    Raises
+    ------
+    ModelError, ToolchainError, DeviceError: as `build` and the runners do.
+    """
+    from bnn_tvm.recognize.expand import expand
+
+    clean, rewritten = Graph(prepared.model), Graph(recognition.model)
+    expanded = Graph(expand(recognition.model))
+    by_design = any(decision.implied for decision in recognition.decisions)
+    truth = expanded if by_design else clean
+
+    whole = build(recognition.model)
+    layers = plan(recognition.decisions, rewritten, clean)
+    separate = build(layer_model(layers, rewritten)) if layers else None
+
+    progress("run and compare")
+    reference = LayerReference(layers, clean, expanded)
+    binarisers = thresholds(rewritten)
+    cuts = [name for layer in layers for name in layer.branch.inputs]
+    outputs = [value.name for value in prepared.model.graph.output]
+    wanted = list(dict.fromkeys((*outputs, *cuts, *_readable(binarisers, truth))))
+    tallies = [_Tally() for _ in layers]
+    end_to_end = _EndToEnd()
+    for sample in samples:
+        values = run_reference(truth.model, sample, wanted)
+        want = {name: values[name] for name in outputs}
+        end_to_end.add(whole.run(sample), want, _tied(binarisers, values))
+        if by_design:
+            difference = _difference(want, run_reference(clean.model, sample))
+            end_to_end.design_difference = max(end_to_end.design_difference or 0.0, difference)
+        if separate is not None:
+            inputs = given(layers, values)
+            got, expected = separate.run(inputs), reference(inputs)
+            for layer, tally in zip(layers, tallies, strict=True):
+                name = layer.decision.output
+                tally.add(layer, got[name], expected[name])
+    reports = tuple(
+        LayerReport(
+            layer.decision.output,
+            layer.decision.binary,
+            tally.exact,
+            tally.error,
+            tally.ok,
+            layer.decision.implied,
+        )
+        for layer, tally in zip(layers, tallies, strict=True)
+    )
+    agreements = end_to_end.agreements
+    return VerifyReport(
+        ok=end_to_end.ok and all(report.ok for report in reports),
+        target=target,
+        emulated=whole.emulated,
+        samples=len(samples),
+        max_abs_error=end_to_end.error,
+        top1_agreement=float(np.mean(agreements)) if agreements else None,
+        rounded=end_to_end.rounded,
+        layers=reports,
+        design_difference=end_to_end.design_difference,
+        warnings=recognition.warnings,
+    )
+
+
+def _readable(binarisers: Sequence[Threshold], graph: Graph) -> list[str]:
+    return [b.tensor for b in binarisers if graph.has(b.tensor)]
+
+
+def _tied(binarisers: Sequence[Threshold], values: Arrays) -> bool:
+    """Whether some compared value lies within rounding of its threshold."""
+    for binariser in binarisers:
+        value = values.get(binariser.tensor)
+        if value is None or value.size == 0:
+            continue
+        margin = np.abs(value - np.where(np.isfinite(binariser.values), binariser.values, np.inf))
+        if margin.min() <= TIE * np.abs(value).max():
+            return True
+    return False
+
+
+def _difference(got: Arrays, want: Arrays) -> float:
+    return max(compare.max_abs_error(got[name], want[name]) for name in want)
