@@ -1,0 +1,96 @@
+"""`inspect`: what is in a .dab, .so or .onnx file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bnn_tvm.cli.arguments import compile_flags, options_from, output_flags
+from bnn_tvm.cli.console import print_json, print_warnings, show
+from bnn_tvm.errors import UsageError
+
+if TYPE_CHECKING:
+    from bnn_tvm.api import Inspection
+
+
+@click.command("inspect")
+@click.argument("file", type=click.Path(path_type=Path), required=False, metavar="[FILE]")
+@click.option("--include-dir", is_flag=True, help="Print the folder of bnn_tvm.h and exit.")
+@compile_flags
+@output_flags
+def command(file: Path | None, include_dir: bool, as_json: bool, **flags: Any) -> None:
+    """Show what is in a FILE.dab, FILE.so or FILE.onnx.
+
+    Of an ONNX file it shows, without compiling, what compile would decide with the same flags.
+
+    \b
+    Examples:
+      bnn-tvm inspect model.dab
+      bnn-tvm inspect --strict model.onnx
+      cc app.c -I "$(bnn-tvm inspect --include-dir)" model.so
+    """
+    if include_dir:
+        from bnn_tvm.runtime import include_dir as folder
+
+        if as_json:
+            print_json({"include_dir": str(folder())})
+        else:
+            click.echo(str(folder()))
+        return
+    if file is None:
+        raise UsageError("no file to inspect", node="FILE", hint="give a .dab, .so or .onnx file")
+    options = options_from(flags)
+    from bnn_tvm.api import inspect
+
+    inspection = inspect(file, options)
+    print_warnings(inspection.warnings)
+    if as_json:
+        print_json(inspection.as_dict())
+    else:
+        _show(inspection)
+
+
+def _show(inspection: Inspection) -> None:
+    from bnn_tvm.cli.tables import decision_table, size, table
+
+    facts = [(name.replace("_", " "), _text(value)) for name, value in inspection.facts.items()]
+    show(table(("property", "value"), facts), "")
+    tensors = [
+        (role, t["name"], _text(t["shape"]), t["dtype"])
+        for role, group in (("input", inspection.inputs), ("output", inspection.outputs))
+        for t in group
+    ]
+    show(table(("tensor", "name", "shape", "dtype"), tensors), "")
+    if inspection.layers:
+        rows = [
+            (
+                layer["output"],
+                layer["kind"],
+                layer["kernel"],
+                _text(layer["shape"]),
+                f"{layer['macs']:,}",
+                size(layer["weight_bytes"]),
+            )
+            for layer in inspection.layers
+        ]
+        show(
+            table(
+                ("layer", "kind", "kernel", "output shape", "MACs", "weights"),
+                rows,
+                right=("MACs", "weights"),
+            ),
+            "",
+        )
+    show(decision_table(inspection.decisions))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return (
+            " x ".join(map(str, value))
+            if all(isinstance(v, int) for v in value)
+            else ", ".join(map(str, value))
+        )
+    return str(value)
