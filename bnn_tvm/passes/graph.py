@@ -59,7 +59,7 @@ def bypass(graph: ir.Graph, node: ir.Node, producer: ir.Node) -> None:
         if output is old:
             graph.outputs[index] = new
     old.replace_all_uses_with(new)
-    graph.remove(node, safe=False)
+    graph.remove(node, safe=True)
     old.name = f"{name}.replaced"
     new.name, new.shape, new.type = name, shape, type_
 
