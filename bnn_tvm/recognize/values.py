@@ -1,0 +1,276 @@
+"""Which tensors are two-valued, proven on values: steps by evaluation, then propagation.
+
+A fact about a tensor says that every element is one of two numbers (per channel) and how the +-1
+tensor behind it is computed: a = (plus + minus)/2 + (plus - minus)/2 * s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bnn_tvm.recognize import movement, origin
+from bnn_tvm.recognize.bits import Binarized, Bits, Flipped, Padded
+from bnn_tvm.recognize.elementwise import DISCONTINUOUS, Elementwise
+from bnn_tvm.recognize.graph import FLOAT, Graph
+from bnn_tvm.recognize.probe import Evaluator, NotPerChannel, Region, make_region
+from bnn_tvm.recognize.step import NotAStep, Step, find_step
+
+_MAX_TRIALS = 16
+
+
+@dataclass(frozen=True)
+class TwoValued:
+    """Every element is `minus` where s is -1 and `plus` where s is +1.
+
+    minus and plus are float32 arrays of the tensor's rank, with size 1 along axes on which they
+    do not depend; equal where a channel is constant. `binariser` says what was found, for
+    reasons. `zeros` says why exact zeros are likely at a plain Sign (None: they are not), and
+    `zeros_exact` whether the 0 is kept as one of the two values rather than taken as +-1.
+    """
+
+    bits: Bits
+    minus: np.ndarray
+    plus: np.ndarray
+    binariser: str
+    zeros: str | None = None
+    zeros_exact: bool = False
+
+
+@dataclass(frozen=True)
+class Unproven:
+    """Why a tensor is not known to be two-valued, as the end of "the input is ..."."""
+
+    reason: str
+
+
+Fact = TwoValued | Unproven
+
+
+class Facts:
+    """Facts about tensors, found on demand and remembered."""
+
+    def __init__(self, graph: Graph, sign_zero: str = "plus") -> None:
+        self.graph = graph
+        self.elementwise = Elementwise(graph)
+        self.sign_zero = sign_zero
+        self.integers: dict[str, tuple[int, int]] = {}
+        self._facts: dict[str, Fact] = {}
+        self._steps: dict[bytes, Step | str] = {}
+
+    def of(self, name: str) -> Fact:
+        """The fact about one tensor. Deep graphs are walked without recursion."""
+        todo = [name]
+        while todo:
+            current = todo[-1]
+            if current in self._facts:
+                todo.pop()
+                continue
+            missing = [d for d in self._needs(current) if d not in self._facts]
+            if missing:
+                todo.extend(missing)
+                continue
+            self._facts[current] = self._find(current)
+            todo.pop()
+        return self._facts[name]
+
+    def _needs(self, name: str) -> list[str]:
+        node = self.graph.producer.get(name)
+        if node is None:
+            return []
+        if movement.moves(node):
+            return movement.moved_inputs(self.graph, node)
+        chain = self.elementwise.dominators(name)
+        if chain and chain[-1] in self.graph.producer:
+            return [chain[-1]] if movement.moves(self.graph.producer[chain[-1]]) else []
+        return []
+
+    def _find(self, name: str) -> Fact:
+        graph = self.graph
+        node = graph.producer.get(name)
+        if graph.elem_type(name) != FLOAT:
+            return Unproven("not float32")
+        if node is None:
+            return Unproven(f"{graph.describe(name)}: no binariser found")
+        if movement.moves(node):
+            children = [self._facts[i] for i in movement.moved_inputs(graph, node)]
+            return movement.move(graph, node, name, children)
+        chain = self.elementwise.dominators(name)
+        if not chain:
+            return Unproven(f"{node.op_type}: no binariser found")
+        root = self._facts.get(chain[-1])
+        if isinstance(root, TwoValued):
+            return self._map(name, chain[-1], root)
+        return self._search(name, chain)
+
+    # Steps -----------------------------------------------------------------------------------
+
+    def _search(self, name: str, chain: list[str]) -> Fact:
+        """Look for the farthest tensor of which `name` is a step."""
+        graph = self.graph
+        nearest = graph.producer[name].op_type
+        private: list[tuple[str, list]] = []
+        shared: list[tuple[str, list]] = []
+        for source in chain:
+            nodes = self.elementwise.region(source, name)
+            if graph.elem_type(source) != FLOAT or not any(
+                n.op_type in DISCONTINUOUS for n in nodes
+            ):
+                continue
+            (private if self._is_private(nodes, name) else shared).append((source, nodes))
+        if not private and not shared:
+            return Unproven(f"{nearest}: no binariser found")
+        refusal = ""
+        for source, nodes in [*reversed(private), *shared][:_MAX_TRIALS]:
+            try:
+                region = make_region(graph, source, name, nodes)
+            except NotPerChannel as problem:
+                refusal = refusal or f"{nearest}, whose {problem}"
+                continue
+            found = self._step(region)
+            if isinstance(found, Step):
+                return self._stepped(name, region, found)
+            refusal = refusal or f"{nearest}: as a function of {source} it {found}"
+        return Unproven(refusal)
+
+    def _is_private(self, nodes: list, result: str) -> bool:
+        inside = {id(n) for n in nodes}
+        for node in nodes:
+            out = node.output[0]
+            if out == result:
+                continue
+            if out in self.graph.outputs:
+                return False
+            if any(id(user) not in inside for user in self.graph.users.get(out, ())):
+                return False
+        return True
+
+    def _step(self, region: Region) -> Step | str:
+        positive = origin.non_negative(self.graph, region.source)
+        key = region.signature() + bytes([positive])
+        if key not in self._steps:
+            try:
+                self._steps[key] = find_step(
+                    self.graph, region, sign_zero=self.sign_zero, non_negative=positive
+                )
+            except NotAStep as problem:
+                self._steps[key] = str(problem)
+        return self._steps[key]
+
+    def _stepped(self, name: str, region: Region, step: Step) -> TwoValued:
+        graph = self.graph
+        shape = graph.shape(name)
+        assert shape is not None
+        bits, source = self._binarize(region.source, step)
+        zeros, exact = self._zeros(region, step)
+        kinds = ", ".join(dict.fromkeys(n.op_type for n in region.nodes))
+        return TwoValued(
+            bits,
+            along(step.low, step.axis, len(shape)),
+            along(step.high, step.axis, len(shape)),
+            f"{kinds} of {source}",
+            zeros,
+            exact,
+        )
+
+    def _binarize(self, source: str, step: Step) -> tuple[Bits, str]:
+        """Binarize(source), with a constant Pad below the binariser moved behind it."""
+        graph = self.graph
+        shape = graph.shape(source)
+        assert shape is not None
+        rank = len(shape)
+        threshold = along(step.threshold, step.axis, rank)
+        direction = along(step.direction, step.axis, rank)
+        node = graph.producer.get(source)
+        if node is not None and node.op_type == "Pad":
+            value, pads = origin.pad_value(graph, node), origin.pad_widths(graph, node)
+            inner_shape = graph.shape(node.input[0])
+            fits = step.axis is None or (
+                pads is not None and not pads[step.axis] and not pads[step.axis + rank]
+            )
+            if value is not None and pads is not None and inner_shape is not None and fits:
+                side = apply(np.float32(value), step.threshold, step.direction)
+                if (side == side.flat[0]).all():
+                    inner = Binarized(inner_shape, node.input[0], threshold, direction)
+                    return Padded(shape, inner, pads, int(side.flat[0])), node.input[0]
+        return Binarized(shape, source, threshold, direction), source
+
+    def _zeros(self, region: Region, step: Step) -> tuple[str | None, bool]:
+        """Why exact zeros are likely at a plain Sign of this region, and whether they stay."""
+        if step.zero_used:
+            return "reads a tensor that is never negative, where 0 is likely", True
+        if step.zero_low is None or step.zero_high is None:
+            return None, False
+        integers = origin.integer_range(self.graph, region.source, self.integers)
+        if integers and origin.holds_integer(step.zero_low, step.zero_high, *integers):
+            return "reads integers, where 0 is likely", False
+        at_zero = (step.zero_low <= 0) & (step.zero_high >= 0)
+        if at_zero.any() and origin.non_negative(self.graph, region.source):
+            return "reads a tensor that is never negative, where 0 is likely", False
+        return None, False
+
+    # Functions of two values -----------------------------------------------------------------
+
+    def _map(self, name: str, source: str, fact: TwoValued) -> Fact:
+        """Any function of a two-valued tensor is two-valued: evaluate it at both values."""
+        graph = self.graph
+        nodes = self.elementwise.region(source, name)
+        shape = graph.shape(name)
+        assert shape is not None
+        try:
+            region = make_region(graph, source, name, nodes)
+        except NotPerChannel as problem:
+            return Unproven(f"{graph.describe(name)}, whose {problem}")
+        varying = {a for v in (fact.minus, fact.plus) for a in range(v.ndim) if v.shape[a] > 1}
+        if region.axis is not None:
+            varying.add(region.axis)
+        if len(varying) > 1:
+            return Unproven(f"{graph.describe(name)}, whose values differ along two axes")
+        axis = varying.pop() if varying else None
+        if axis is not None and region.axis is None:
+            region = replace(region, axis=axis, channels=shape[axis])
+        both = np.stack(
+            [np.broadcast_to(v.reshape(-1), (region.channels,)) for v in (fact.minus, fact.plus)]
+        )
+        evaluate = Evaluator(graph, region)
+        values = evaluate(both.astype(np.float32))[0]
+        y = values[0]
+        if not np.isfinite(y).all():
+            return Unproven(f"{graph.describe(name)}, which is not finite")
+        gap = np.abs(y[1] - y[0])
+        constant = gap <= 1e-6 * np.abs(y).max(axis=0)
+        if constant.all():
+            return Unproven(f"{graph.describe(name)}, which is a constant")
+        y = np.where(constant, y[:1], y).astype(np.float32)
+        return replace(
+            fact,
+            minus=along(y[0], region.axis, len(shape)),
+            plus=along(y[1], region.axis, len(shape)),
+        )
+
+
+def along(values: np.ndarray, axis: int | None, rank: int) -> np.ndarray:
+    """[channels] values as an array of the given rank, along `axis` (None: one value)."""
+    shape = [1] * rank
+    if axis is not None:
+        shape[axis] = -1
+    return values.reshape(shape) if rank else values.reshape(())
+
+
+def apply(x: np.ndarray, threshold: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Binarize in NumPy: +1 or -1, int8."""
+    with np.errstate(invalid="ignore"):
+        up = np.where(direction > 0, x >= threshold, x <= threshold)
+    return np.where(up, 1, -1).astype(np.int8)
+
+
+def ordered(fact: TwoValued) -> TwoValued:
+    """The same fact with plus >= minus everywhere."""
+    sign = np.where(fact.plus < fact.minus, -1, 1).astype(np.int8)
+    if (sign > 0).all():
+        return fact
+    low, high = np.minimum(fact.minus, fact.plus), np.maximum(fact.minus, fact.plus)
+    return replace(fact, bits=Flipped(fact.bits.shape, fact.bits, sign), minus=low, plus=high)
+
+
