@@ -1,7 +1,8 @@
 """Binary convolution with output channels in vector lanes: xor, popcount, add on 32-bit words.
 
-Weights are stored [groups * channel blocks, kh, kw*cw, lanes], so that one vector load holds one
-word of `lanes` output channels, and one activation word is broadcast against it.
+Weights are stored [groups * channel blocks, kh, kw*cw, channels of a block], so that a vector load
+holds one word of as many output channels as the vector has lanes, and one activation word is
+broadcast against it. A tile of pixels x channels is held in registers over the whole reduction.
 """
 
 from __future__ import annotations
@@ -10,30 +11,40 @@ import functools
 from typing import Any
 
 import numpy as np
-from tvm import s_tir, te, tirx
+from tvm import te, tirx
 from tvm.target import Target
-from tvm.tirx import PrimFunc
+from tvm.tirx import PrimFunc, Stmt
 
 from .bconv2d import border_correction, finish, needs_correction
-from .epilogue import divisor, find_stage, inline_epilogue, tile_accumulator
-from .kernels import Kernel
+from .emit import PARALLEL, SERIAL, channel_loops, let, local, loop, seq, splat, vload, vstore
+from .epilogue import Epilogue, extract_epilogue
+from .kernels import PARAMS, Kernel, table
 from .params import ConvParams
 from .reference import pack_bits
+from .scalar import schedule_scalar
 
 WORD = 32
+LANES = 16  # of the vectors written here; LLVM splits them where registers are shorter
+PARALLEL_MACS = 2_000_000
 
 
-def pack_weights(w: np.ndarray, params: ConvParams, lanes: int) -> tuple[np.ndarray, ...]:
-    """int8 +-1 [co, ci/groups, kh, kw] to uint32 [groups*blocks, kh, kw*cw, lanes], and the border
-    correction table where the padding is 0.
+def block_channels(params: ConvParams, channels: int) -> int:
+    """Channels of one block of the packed weights: `channels`, or all of a small group's."""
+    return min(channels, -(-params.cog // LANES) * LANES)
+
+
+def pack_weights(w: np.ndarray, params: ConvParams, channels: int) -> tuple[np.ndarray, ...]:
+    """int8 +-1 [co, ci/groups, kh, kw] to uint32 [groups*blocks, kh, kw*cw, block channels], and
+    the border correction table where the padding is 0.
     """
     p = params
     cw = p.words(WORD)
-    blocks = -(-p.cog // lanes)
+    size = block_channels(p, channels)
+    blocks = -(-p.cog // size)
     words = pack_bits(w.transpose(0, 2, 3, 1), WORD)  # [co, kh, kw, cw]
-    out = np.zeros((p.groups, blocks * lanes, p.kh, p.kw * cw), np.uint32)
+    out = np.zeros((p.groups, blocks * size, p.kh, p.kw * cw), np.uint32)
     out[:, : p.cog] = words.reshape(p.groups, p.cog, p.kh, p.kw * cw)
-    out = out.reshape(p.groups * blocks, lanes, p.kh, p.kw * cw).transpose(0, 2, 3, 1)
+    out = out.reshape(p.groups * blocks, size, p.kh, p.kw * cw).transpose(0, 2, 3, 1)
     packed = np.ascontiguousarray(out)
     return (packed, border_correction(w, p)) if needs_correction(p) else (packed,)
 
@@ -42,12 +53,10 @@ def compute(
     data: te.Tensor, weights: te.Tensor, *correction: te.Tensor, params: ConvParams, kernel: str
 ) -> te.Tensor:
     """data uint32 [n, hp, wp, groups*cw] and the arrays of `pack_weights` to int32 NHWC."""
-    from .kernels import table
-
     p = params
     cw = p.words(WORD)
-    lanes = int(weights.shape[3])
-    blocks = -(-p.cog // lanes)
+    size = int(weights.shape[3])
+    blocks = -(-p.cog // size)
     ky = te.reduce_axis((0, p.kh), "ky")
     k = te.reduce_axis((0, p.kw * cw), "k")
 
@@ -59,51 +68,150 @@ def compute(
             x * p.stride[1] + k // cw * p.dilation[1],
             g * cw + k % cw,
         ]
-        w = weights[g * blocks + o // lanes, ky, k, o % lanes]
+        w = weights[g * blocks + o // size, ky, k, o % size]
         return te.sum(tirx.popcount(a ^ w).astype("int32"), axis=[ky, k])
 
-    attrs = table()[kernel].annotations("acc", p, lanes=lanes)
+    attrs = table()[kernel].annotations("acc", p)
     acc = te.compute(p.out_shape, count, name="acc", attrs=attrs)
     return finish(acc, p, correction[0] if correction else None)
 
 
 def schedule(func: PrimFunc, target: Target, pixels: int) -> PrimFunc:
-    """Tile the epilogue [pixels x lanes], accumulate at the tile."""
-    sch = s_tir.Schedule(func)
-    acc = find_stage(sch)
-    notes = sch.get(acc).annotations
-    p = ConvParams.parse(str(notes["bnn.params"]))
-    lanes = divisor(p.cog, int(notes["bnn.lanes"]))
-    last = inline_epilogue(sch, acc)
-    outer, tile_x, tile_c = tile_accumulator(sch, acc, last, divisor(p.wo, pixels), lanes)
-    if p.macs >= 200_000:
-        sch.parallel(outer)
-    *_, x, c, ky, k = sch.get_loops(acc)
-    sch.reorder(ky, k, x, c)
-    if lanes > 1:
-        sch.vectorize(c)
-        sch.vectorize(tile_c)
-    sch.unroll(x)
-    sch.unroll(tile_x)
-    # Last: once the initial value is apart the block is no reduction and takes no vector loop.
-    sch.decompose_reduction(acc, ky)
-    return sch.mod["main"]
+    """Write the loops: tiles of `pixels` x the channels of a block."""
+    epilogue = extract_epilogue(func)
+    return schedule_scalar(func) if epilogue is None else _Writer(epilogue, pixels).write()
 
 
-def _row(isa: str, lanes: int, pixels: int, rank: int) -> Kernel:
-    name = f"bconv2d_{isa}_popcnt_u32_{pixels}x{lanes}"
+class _Writer:
+    """The hand-made loops of one convolution with its epilogue."""
+
+    def __init__(self, epilogue: Epilogue, pixels: int) -> None:
+        """Find the shape and the buffers."""
+        self.epilogue = epilogue
+        self.params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
+        self.data, self.weights = epilogue.reads
+        self.size = int(self.weights.ty.shape[3])
+        self.blocks = -(-self.params.cog // self.size)
+        self.pixels = min(pixels, self.params.pixels)
+
+    def write(self) -> PrimFunc:
+        """Channel blocks outside, so that their weights stay cached over all pixels."""
+        p = self.params
+        full, rest = divmod(p.pixels, self.pixels)
+        tiles = full + (1 if rest else 0)
+        last = p.cog - (self.blocks - 1) * self.size
+
+        def tile(t: Any, first: int, per_group: int, channels: int) -> Stmt:
+            body: list[Stmt] = []
+            pixel = let("pixel", t % tiles * self.pixels, body)
+            block = let("block", t // tiles, body)
+            group = let("group", block // per_group, body)
+            block = let("of_group", first + block % per_group, body)
+            whole = self._tile(pixel, group, block, self.pixels, channels)
+            if rest:
+                part = self._tile(pixel, group, block, rest, channels)
+                fits = pixel < full * self.pixels if full else tirx.const(False, "bool")
+                whole = tirx.IfThenElse(fits, whole, part)
+            body.append(whole)
+            return seq(body)
+
+        kind = PARALLEL if p.macs >= PARALLEL_MACS else SERIAL
+        even = self.blocks if last == self.size else self.blocks - 1
+        stmts = []
+        if even:
+            fn = functools.partial(tile, first=0, per_group=even, channels=self.size)
+            stmts.append(loop(p.groups * even * tiles, fn, "t", kind))
+        if even < self.blocks:
+            fn = functools.partial(tile, first=even, per_group=1, channels=last)
+            stmts.append(loop(p.groups * tiles, fn, "t", kind))
+        return self.epilogue.with_body(seq(stmts))
+
+    def _tile(self, pixel: Any, group: Any, block: Any, pixels: int, channels: int) -> Stmt:
+        """`pixels` pixels x `channels` channels: reduction, then epilogue."""
+        p = self.params
+        vectors = -(-channels // LANES)
+        width = vectors * LANES
+        vector = f"uint32x{LANES}"
+        stmts: list[Stmt] = []
+        at = []
+        for i in range(pixels):
+            index = let("index", pixel + i, stmts)
+            n = let("n", index // (p.ho * p.wo), stmts)
+            y = let("y", index // p.wo % p.ho, stmts)
+            at.append((n, y, let("x", index % p.wo, stmts)))
+        # Two buffers: LLVM keeps the sums in registers only if no variable index reaches them.
+        sums = local("sums", (pixels * width,), "uint32", stmts)
+        counts = local("counts", (pixels * width,), "uint32", stmts)
+        for i in range(pixels * vectors):
+            stmts.append(vstore(sums, splat(0, vector), [i * LANES], LANES))
+        stmts.append(self._reduce(sums, at, group, block, vectors))
+        for i in range(pixels * vectors):
+            stmts.append(vstore(counts, vload(sums, [i * LANES], LANES), [i * LANES], LANES))
+        first = let("channel", group * p.cog + block * self.size, stmts)
+        for i, (n, y, x) in enumerate(at):
+
+            def store(c: Any, i: int = i, n: Any = n, y: Any = y, x: Any = x) -> Stmt:
+                value = tirx.BufferLoad(counts, [i * width + c]).astype("int32")
+                return self.epilogue.store((n, y, x, first + c), value)
+
+            stmts += channel_loops(store, channels, LANES)
+        return seq(stmts)
+
+    def _reduce(
+        self,
+        sums: tirx.Buffer,
+        at: list[tuple[Any, Any, Any]],
+        group: Any,
+        block: Any,
+        vectors: int,
+    ) -> Stmt:
+        """sums[pixel, channel] += popcount(a ^ w) over all taps and words."""
+        p = self.params
+        cw = p.words(WORD)
+        base = group * self.blocks + block
+
+        def step(ky: Any, kx: Any, k: Any) -> Stmt:
+            body: list[Stmt] = []
+            words = []
+            for n, y, x in at:
+                row, column = y * p.stride[0] + ky * p.dilation[0], x * p.stride[1]
+                word = self.data[n, row, column + kx * p.dilation[1], group * cw + k]
+                words.append(let("a", tirx.Broadcast(word, LANES), body))
+            for v in range(vectors):
+                w = let("w", vload(self.weights, [base, ky, kx * cw + k, v * LANES], LANES), body)
+                for i, a in enumerate(words):
+                    place = [(i * vectors + v) * LANES]
+                    ones = tirx.popcount(a ^ w)
+                    body.append(vstore(sums, vload(sums, place, LANES) + ones, place, LANES))
+            return seq(body)
+
+        def row(ky: Any) -> Stmt:
+            if p.groups == 1 and p.dilation[1] == 1:
+                # Neighbouring pixels are neighbours in memory: one long loop over kx and words,
+                # whose last index runs beyond its dimension.
+                return loop(p.kw * cw, lambda k: step(ky, 0, k), "k")
+            return loop(p.kw, lambda kx: loop(cw, lambda k: step(ky, kx, k), "k"), "kx")
+
+        return loop(p.kh, row, "ky")
+
+
+def _row(isa: str, channels: int, pixels: int, rank: int) -> Kernel:
+    name = f"bconv2d_{isa}_popcnt_u32_{pixels}x{channels}"
     return Kernel(
         name=name,
         op="bconv2d",
         isa=isa,
         word_bits=WORD,
-        tile={"pixels": pixels, "channels": lanes},
+        tile={"pixels": pixels, "channels": channels, "lanes": LANES},
         supports=lambda params: None,
-        pack_weights=functools.partial(pack_weights, lanes=lanes),
+        pack_weights=functools.partial(pack_weights, channels=channels),
         compute=functools.partial(compute, kernel=name),
         schedule=functools.partial(schedule, pixels=pixels),
         rank=rank,
     )
 
 
-KERNELS = (_row("generic", lanes=16, pixels=2, rank=0),)
+KERNELS = (
+    _row("generic", channels=16, pixels=2, rank=0),
+    _row("avx512_vpopcntdq", channels=64, pixels=4, rank=10),
+)

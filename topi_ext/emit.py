@@ -69,3 +69,28 @@ def splat(value: int | float, dtype: str) -> Any:
 def bitcast(value: Any, dtype: str) -> Any:
     """The same bits as another type of the same size."""
     return tirx.reinterpret(dtype, value)
+
+
+def channel_loops(store: Callable[[Any], Stmt], channels: int, lanes: int) -> list[Stmt]:
+    """`store` for channels 0 .. channels-1: in vectors of `lanes`, then ever shorter ones."""
+    done: list[Stmt] = []
+    begin = 0
+    while lanes > 1 and begin < channels:
+        whole = (channels - begin) // lanes
+        if whole:
+            done.append(
+                loop(
+                    whole,
+                    lambda o, b=begin, v=lanes: loop(
+                        v, lambda i: store(o * v + (i + b)), "i", VECTORIZED
+                    ),
+                    "o",
+                )
+            )
+        begin += whole * lanes
+        lanes //= 2
+        if lanes < 4:
+            break
+    if begin < channels:
+        done.append(loop(channels - begin, lambda i: store(begin + i), "i"))
+    return done

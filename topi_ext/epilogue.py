@@ -76,7 +76,6 @@ def tile_accumulator(
     return outer, wo_inner, co_inner
 
 
-
 @dataclass(frozen=True)
 class Epilogue:
     """The elementwise work behind an accumulator, ready to be written into hand-made loops.

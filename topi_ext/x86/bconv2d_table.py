@@ -31,7 +31,7 @@ from tvm.target import Target
 from tvm.tirx import PrimFunc, Stmt
 
 from ..bconv2d import border_correction, finish, needs_correction
-from ..emit import PARALLEL, VECTORIZED, bitcast, let, local, loop, seq, splat, vload, vstore
+from ..emit import PARALLEL, bitcast, channel_loops, let, local, loop, seq, splat, vload, vstore
 from ..epilogue import Epilogue, extract_epilogue, holds_stage
 from ..kernels import PARAMS, Kernel, table
 from ..params import ConvParams
@@ -289,22 +289,7 @@ class _Writer:
             return self.epilogue.store((n, y, x, group * p.cog + block * BLOCK + channel), value)
 
         def whole(channels: int) -> list[Stmt]:
-            done: list[Stmt] = []
-            vector = 8
-            if channels >= vector:
-                done.append(
-                    loop(
-                        channels // vector,
-                        lambda o: loop(
-                            vector, lambda i: store(o * vector + i), "i", VECTORIZED
-                        ),
-                        "o",
-                    )
-                )
-            if channels % vector:
-                begin = channels // vector * vector
-                done.append(loop(channels % vector, lambda i: store(begin + i), "i"))
-            return done
+            return channel_loops(store, channels, 8)
 
         # The last tile of a group may be partly filler.
         last = min(width, p.cog - (self.blocks - vectors) * BLOCK)

@@ -87,9 +87,7 @@ class _Writer:
         groups, rows, length = self.plan.shape
         kind = PARALLEL if groups * rows * length >= PARALLEL_OFFSETS else SERIAL
         row = self._gathered_row if self.plan.gathered else self._shared_row
-        return loop(
-            rows, lambda r: loop(groups, lambda g: seq(row(g, r)), "g"), "row", kind
-        )
+        return loop(rows, lambda r: loop(groups, lambda g: seq(row(g, r)), "g"), "row", kind)
 
     def _shared_row(self, g: Any, row: Any) -> list[Stmt]:
         p, plan = self.params, self.plan
@@ -139,9 +137,7 @@ class _Writer:
 
         def tap(ky: Any, kx: Any) -> Stmt:
             place = (ky * p.kw + kx) * (2 * self.cw)
-            pixels = [
-                (n, y + ky * p.dilation[0], x + kx * p.dilation[1]) for n, y, x in corners
-            ]
+            pixels = [(n, y + ky * p.dilation[0], x + kx * p.dilation[1]) for n, y, x in corners]
             return seq(self._run((g, pair), place, pixels[0], pixels[1], size, g * self.cw))
 
         stmts.append(loop(p.kh, lambda ky: loop(count, lambda kx: tap(ky, kx), "kx"), "ky"))
@@ -163,8 +159,11 @@ class _Writer:
                 return splat(v, u32) if lanes > 1 else tirx.const(v, u32)
 
             a, b = (
-                (vload(self.packed, [*pixel, word + i], lanes) if lanes > 1
-                 else tirx.BufferLoad(self.packed, [*pixel, word + i])).astype(u32)
+                (
+                    vload(self.packed, [*pixel, word + i], lanes)
+                    if lanes > 1
+                    else tirx.BufferLoad(self.packed, [*pixel, word + i])
+                ).astype(u32)
                 for pixel in (first, second)
             )
             low = ((a & const(15)) << const(4)) | ((b & const(15)) << const(8))
