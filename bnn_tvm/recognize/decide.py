@@ -180,17 +180,18 @@ class _Decider:
         self.warnings.append(f"{layer.output}: the Sign of its input {fact.zeros}; {effect}")
 
     def _warn_implied(self, layer: Layer, e: modes.Evidence, implied: list[str]) -> None:
-        what = []
+        what, why = [], ""
         if BINARIZED_INPUT in implied:
-            lost = "" if e.proven else f": the input is {e.input}"
-            what.append(f"its input is binarised implicitly{lost}")
+            what.append("its input is binarised implicitly")
+            if not e.proven:
+                why = f" (the input is {e.input}; it may be that the {modes.LOST})"
         if BINARIZED_WEIGHTS in implied:
             what.append("its weights are binarised by their sign")
         if PADDING_MINUS_ONE in implied:
             what.append("its padding becomes -1")
         if what:
             self.warnings.append(
-                f"{layer.output}: {' and '.join(what)}; the result differs from the ONNX graph"
+                f"{layer.output}: {' and '.join(what)}{why}; the result differs from the ONNX graph"
             )
 
     def _note_integers(

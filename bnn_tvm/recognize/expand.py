@@ -69,9 +69,12 @@ def _binarize(node, direction, constant):  # type: ignore[no-untyped-def]
         nodes.append(helper.make_node("LessOrEqual", [x, threshold], [both]))
     else:
         rising = constant(f"{y}/rising", direction > 0)
-        nodes.append(helper.make_node("GreaterOrEqual", [x, threshold], [up]))
-        nodes.append(helper.make_node("LessOrEqual", [x, threshold], [down]))
-        nodes.append(helper.make_node("Where", [rising, up, down], [both]))
+        falling = constant(f"{y}/falling", direction <= 0)
+        nodes.append(helper.make_node("GreaterOrEqual", [x, threshold], [f"{up}?"]))
+        nodes.append(helper.make_node("LessOrEqual", [x, threshold], [f"{down}?"]))
+        nodes.append(helper.make_node("And", [f"{up}?", rising], [up]))
+        nodes.append(helper.make_node("And", [f"{down}?", falling], [down]))
+        nodes.append(helper.make_node("Or", [up, down], [both]))
     nodes.append(helper.make_node("Where", [both, plus, minus], [y], name=node.name))
     return nodes
 

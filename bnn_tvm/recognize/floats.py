@@ -21,9 +21,9 @@ def to_key(x: np.ndarray | float) -> np.ndarray:
 def from_key(key: np.ndarray | int) -> np.ndarray:
     """The float32 values of keys; key 0 gives +0.0."""
     key = np.asarray(key, np.int64)
-    return np.where(key >= 0, key, -key).astype(np.int32).view(np.float32) * np.where(
-        key < 0, np.float32(-1), np.float32(1)
-    )
+    bits = np.abs(key).astype(np.uint32)
+    np.bitwise_or(bits, np.uint32(1 << 31), out=bits, where=key < 0)
+    return bits.view(np.float32)
 
 
 def grid(points: int) -> np.ndarray:

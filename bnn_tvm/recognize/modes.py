@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from bnn_tvm.recognize.types import Rule
 
+LOST = "exporter dropped the binariser, as it does for x.data = sign(x.data)"
+"""The likely cause of +-1 weights behind an input that is not binary."""
+
 ORDER: tuple[Rule, ...] = ("strict", "moderate", "aggressive")
 
 
@@ -55,7 +58,8 @@ def failing(rule: Rule, e: Evidence, *, binarize_first: bool) -> str | None:
         kind = "8-bit integer input" if e.integer_input else "raw input"
         return (
             f"weights are +-1 but it reads the model's {kind} '{e.raw_input}': "
-            "computed in float, exactly (--binarize-first would binarise that input)"
+            "computed in float, exactly (--binarize-first would binarise that input: right if the "
+            f"{LOST})"
         )
     if not e.evident_weights:
         return (
@@ -87,9 +91,7 @@ def _moderate(e: Evidence, strict: str) -> str:
 
 
 def _lost(e: Evidence) -> str:
-    if e.raw_input is not None:
-        return ""
-    return " (an exporter may have dropped it: x.data = sign(x.data) leaves no node)"
+    return f" (it may be that the {LOST})"
 
 
 def choose(mode: Rule, e: Evidence, *, binarize_first: bool) -> tuple[Rule | None, str]:
