@@ -1,0 +1,227 @@
+"""Binary convolutions for arm64: exact instruction counts and modelled cycles per layer.
+
+    python -m benchmarks.arm64 [--core cortex-a72] [--json]
+
+builds each layer for a core, runs it under qemu-aarch64 with the counting tool armcost, checks the
+result against `topi_ext.reference`, and prints vector instructions, all instructions and modelled
+cycles per 128 binary multiply-accumulates, counted from packed bits to float output (scale and
+offset per channel). Instruction counts are exact; cycles are llvm-mca's models of the cores, no
+measurement: no Arm hardware is involved.
+
+The figures of dabnn and of Larq Compute Engine beside them come from their own kernels, counted by
+the same tool (vector instructions; LCE without its im2col and packing).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from topi_ext.params import ConvParams
+
+from . import arm64_program
+from .arm64_program import Case
+
+
+def _layer(size: int, channels: int, kernel: int, stride: int = 1) -> ConvParams:
+    return ConvParams(
+        n=1,
+        h=size,
+        w=size,
+        ci=channels,
+        co=channels,
+        kh=kernel,
+        kw=kernel,
+        stride=(stride, stride),
+        pads=(kernel // 2,) * 4,
+        pad_value=-1,
+    )
+
+
+# dabnn's benchmark list: height x width x channels, kernel; as many channels out.
+LAYERS = {
+    "14x14x256 k5": _layer(14, 256, 5),
+    "56x56x64 k3": _layer(56, 64, 3),
+    "28x28x128 k3": _layer(28, 128, 3),
+    "14x14x256 k3": _layer(14, 256, 3),
+    "14x14x256 k3 s2": _layer(14, 256, 3, 2),
+    "7x7x512 k3": _layer(7, 512, 3),
+}
+
+# Vector instructions per 128 MACs of (dabnn, LCE), and modelled cycles per 128 MACs by core.
+PEERS_VECTOR = {
+    "14x14x256 k5": (4.26, 3.03),
+    "56x56x64 k3": (3.56, 3.38),
+    "28x28x128 k3": (3.22, 3.18),
+    "14x14x256 k3": (3.22, 3.09),
+    "14x14x256 k3 s2": (3.22, 3.28),
+    "7x7x512 k3": (3.22, 3.23),
+}
+PEERS_CYCLES = {
+    "a72": [(3.16, 1.54), (2.96, 1.97), (1.82, 1.71), (1.85, 1.61), (2.30, 1.71), (2.26, 1.65)],
+    "a76": [(2.83, 1.53), (2.76, 1.99), (1.77, 1.63), (1.79, 1.57), (1.84, 1.67), (1.81, 1.63)],
+    "a710": [(2.37, 1.53), (2.47, 1.95), (1.71, 1.63), (1.71, 1.57), (1.75, 1.66), (1.73, 1.63)],
+    "x3": [(1.45, 0.76), (1.44, 1.03), (0.93, 0.82), (0.94, 0.79), (1.09, 0.83), (1.07, 0.82)],
+    "x4": [(1.43, 0.76), (1.41, 1.03), (0.93, 0.82), (0.93, 0.78), (1.08, 0.83), (1.07, 0.82)],
+}
+# armcost's models, and the core that code is compiled for when one of them is asked for.
+MODELS = ("a53", "a55", "a72", "a76", "a710", "x1", "x3", "x4")
+CORES = ("cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76", "cortex-x1", "neoverse-n1")
+
+_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "tools" / "armcost" / "armcost.py"
+
+
+def families() -> list[str]:
+    """The families of binary kernels in the table, by the word in their names."""
+    from topi_ext.kernels import table
+
+    names = {row.name.split("_")[2] for row in table().values() if _is_neon(row)}
+    return sorted(names)
+
+
+def _is_neon(row: Any) -> bool:
+    return bool(row.op == "bconv2d" and row.isa == "neon")
+
+
+def best_of_family(params: ConvParams, family: str, core: str) -> Any:
+    """The family's row of the highest rank on this shape and core; None if none supports it."""
+    from topi_ext.kernels import candidates
+
+    target = arm64_program.arm64_target(core)
+    rows = [k for k in candidates("bconv2d", params, target) if _is_neon(k)]
+    return next((k for k in rows if k.name.split("_")[2] == family), None)
+
+
+def measure(
+    layers: dict[str, ConvParams], core: str, family: str, armcost: Path, models: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Build, run, check and count the layers on one core's code. Raises CalledProcessError."""
+    models = list(models)
+    target = arm64_program.arm64_target(core)
+    rows = {name: best_of_family(p, family, core) for name, p in layers.items()}
+    cases = {
+        name: Case(f"layer{i}", layers[name], row, "float")
+        for i, (name, row) in enumerate(rows.items())
+        if row is not None
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        program = arm64_program.build(list(cases.values()), target, Path(directory))
+        out, report = Path(directory, "outputs"), Path(directory, "armcost.json")
+        command = [sys.executable, str(armcost), "--cores", ",".join(models)]
+        command += ["--json", str(report), "--", str(program.path), str(out)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        counted = {region["name"]: region for region in json.loads(report.read_text())["regions"]}
+        outputs = arm64_program.read_outputs(program, out)
+        results = []
+        for (name, case), one in zip(cases.items(), program.cases, strict=True):
+            region = counted[case.name]
+            units = case.params.macs / 128
+            classes = region["classes"].items()
+            vector = sum(n for kind, n in classes if kind[0] == "v" and kind not in _MEMORY)
+            results.append(
+                {
+                    "layer": name,
+                    "ci": case.params.ci,
+                    "family": family,
+                    "kernel": case.kernel.name,
+                    "core": core,
+                    "vector_ops_per_128": round(vector / units, 3),
+                    "instructions_per_128": round(region["instructions"] / units, 3),
+                    "cycles_per_128": {m: round(_cycles(region, m) / units, 3) for m in models},
+                    "chosen_for": chosen_for(case.params, family),
+                    "correct": arm64_program.is_correct(one, outputs[case.name]),
+                }
+            )
+    return results
+
+
+_MEMORY = ("vload", "vstore")
+
+
+def _cycles(region: dict[str, Any], model: str) -> float:
+    return float(region["cores"][model]["cycles"])
+
+
+def chosen_for(params: ConvParams, family: str) -> list[str]:
+    """The cores for which the kernel table takes this family on this shape."""
+    from topi_ext.kernels import select
+
+    return [
+        core
+        for core in CORES
+        if select("bconv2d", params, arm64_program.arm64_target(core)).name.split("_")[2] == family
+    ]
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """One line a layer and family, the peers' figures beside it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    models = list(rows[0]["cycles_per_128"])
+    table = Table(title="Per 128 binary MACs: exact instructions | modelled cycles (llvm-mca)")
+    table.add_column("layer")
+    for title in ("family", "kernel"):
+        table.add_column(title)
+    for title in ("vector", "dabnn", "LCE", "all"):
+        table.add_column(title, justify="right")
+    for model in models:
+        table.add_column(f"{model} modelled\nours (dabnn/LCE)", justify="right")
+    table.add_column("result")
+    names = list(LAYERS)
+    for row in rows:
+        layer = row["layer"]
+        dabnn, lce = PEERS_VECTOR[layer]
+        cells = [layer, row["family"], row["kernel"].removeprefix("bconv2d_neon_")]
+        cells += [f"{row['vector_ops_per_128']:.2f}", f"{dabnn:.2f}", f"{lce:.2f}"]
+        cells += [f"{row['instructions_per_128']:.2f}"]
+        for model in models:
+            cell = f"{row['cycles_per_128'][model]:.2f}"
+            if model in PEERS_CYCLES:
+                peers = PEERS_CYCLES[model][names.index(layer)]
+                cell += f" ({peers[0]:.2f}/{peers[1]:.2f})"
+            cells.append(cell)
+        table.add_row(*cells, "exact" if row["correct"] else "WRONG")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    console.print(
+        f"Code for {rows[0]['core']}, run under qemu-aarch64. Cycles are modelled, not measured. "
+        "In-order cores (a53, a55) are priced too high by the model."
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line. Returns 0, 1 if a result is wrong, 4 if a tool is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--core", default="cortex-a72", help="core as LLVM names it")
+    parser.add_argument("--models", default="a72,a76,x1", help=f"of {','.join(MODELS)}")
+    parser.add_argument("--family", action="append", help="kernel families (default: all)")
+    parser.add_argument("--layer", action="append", choices=list(LAYERS), help="default: all")
+    parser.add_argument("--armcost", type=Path, default=_BESIDE, help="path of armcost.py")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    args = parser.parse_args(argv)
+    missing = arm64_program.missing_tool()
+    if missing is None and not args.armcost.is_file():
+        missing = f"armcost is not at {args.armcost}: give its path with --armcost"
+    if missing is not None:
+        print(f"error: {missing}", file=sys.stderr)
+        return 4
+    layers = {name: LAYERS[name] for name in args.layer or LAYERS}
+    rows: list[dict[str, Any]] = []
+    for family in args.family or families():
+        rows += measure(layers, args.core, family, args.armcost, args.models.split(","))
+    if args.json:
+        print(json.dumps({"rows": rows}))
+    else:
+        print_table(rows)
+    return 0 if all(row["correct"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The eor/cnt kernels give the reference's integers on every shape, and spill nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import arm64_program
+from benchmarks.arm64_program import Case, Program
+from topi_ext.arm_cpu.bconv2d_cnt import KERNELS, MAX_TAPS, supports
+from topi_ext.kernels import Kernel, select
+from topi_ext.params import ConvParams
+
+# What no layer may assume: channel counts off every word, maps of one pixel, strides, dilation,
+# asymmetric pads, groups, batches. A failing one can be run alone by its case string.
+NAMED = [
+    "1x5x6x1-k3x3x1-s1x1-d1x1-p1,1,1,1-g1-v-1",
+    "1x5x6x1-k3x3x16-s1x1-d1x1-p1,1,1,1-g1-v0",
+    "1x5x6x3-k3x3x5-s1x1-d1x1-p1,1,1,1-g1-v0",
+    "1x6x5x16-k3x3x8-s1x1-d1x1-p1,1,1,1-g1-v1",
+    "1x5x6x37-k3x3x12-s1x1-d1x1-p1,1,1,1-g1-v0",
+    "1x5x6x37-k1x1x40-s1x1-d1x1-p0,0,0,0-g1-v0",
+    "1x5x6x48-k3x3x17-s1x1-d1x1-p1,1,1,1-g1-v-1",
+    "1x4x4x64-k3x3x64-s1x1-d1x1-p1,1,1,1-g1-v1",
+    "1x3x3x960-k1x1x24-s1x1-d1x1-p0,0,0,0-g1-v0",
+    "1x4x5x960-k3x3x10-s1x1-d1x1-p1,1,1,1-g1-v0",
+    "1x1x1x100-k1x1x10-s1x1-d1x1-p0,0,0,0-g1-v0",
+    "1x1x1x96-k3x3x16-s1x1-d1x1-p1,1,1,1-g1-v0",
+    "1x1x1x784-k1x1x256-s1x1-d1x1-p0,0,0,0-g1-v0",
+    "1x1x5x130-k1x1x37-s1x1-d1x1-p0,0,0,0-g1-v0",
+    "2x9x8x24-k5x5x24-s1x1-d1x1-p2,2,2,2-g1-v0",
+    "2x7x9x24-k5x5x24-s3x2-d1x2-p2,3,1,4-g1-v0",
+    "1x9x9x40-k3x3x16-s3x3-d2x2-p2,1,0,3-g1-v0",
+    "1x9x9x64-k3x3x16-s1x1-d2x2-p2,2,2,2-g1-v1",
+    "2x8x8x32-k3x3x48-s1x1-d1x1-p1,1,1,1-g2-v0",
+    "1x8x8x66-k3x3x33-s1x1-d1x1-p1,1,1,1-g3-v1",
+    "1x8x8x12-k3x3x12-s1x1-d1x1-p1,1,1,1-g12-v0",
+    "1x2x2x3072-k5x5x8-s1x1-d1x1-p0,0,3,3-g1-v-1",
+    "1x6x1x20-k3x1x9-s2x1-d1x1-p1,0,1,0-g1-v0",
+]
+CORES = ["cortex-a53", "cortex-a72", "cortex-a76", "cortex-x1"]
+
+needs_qemu = pytest.mark.skipif(
+    arm64_program.missing_tool() is not None, reason=str(arm64_program.missing_tool())
+)
+
+
+def around_the_tile(kernel: Kernel) -> list[ConvParams]:
+    """Shapes just below, at and above the kernel's pixels, channels and word."""
+    pixels, channels, word = kernel.tile["pixels"], kernel.tile["channels"], kernel.word_bits
+    same = {"pads": (1, 1, 1, 1), "pad_value": 0}
+    return [
+        ConvParams(1, 1, pixels, word, channels, 1, 1),
+        ConvParams(1, 1, pixels + 1, word + 1, channels + 1, 1, 1),
+        ConvParams(1, 1, max(1, pixels - 1), word - 1, channels - 1, 1, 1),
+        ConvParams(2, pixels, 3, 2 * word, 2 * channels, 3, 3, **same),
+        ConvParams(1, 3, 2 * pixels - 1, word, 3 * channels + 2, 3, 3, **same),
+        ConvParams(1, 4, pixels, 3 * word, channels, 2, 3, pads=(0, 1, 1, 2), pad_value=-1),
+    ]
+
+
+def all_cases() -> list[Case]:
+    """Every row around its own tile; the named shapes on the row that would be chosen."""
+    target = arm64_program.arm64_target("cortex-a72")
+    cases = []
+    for kernel in KERNELS:
+        for i, params in enumerate(around_the_tile(kernel)):
+            cases.append(Case(f"c{len(cases)}", params, kernel, ("integers", "float")[i % 2]))
+    for text in NAMED:
+        params = ConvParams.parse(text)
+        best = max(KERNELS, key=lambda k: (not supports(params), k.rank_for(params, target)))
+        if supports(params) is None:
+            cases.append(Case(f"c{len(cases)}", params, best))
+    return cases
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, dict[str, np.ndarray]]:
+    """All cases in one program: linking and starting qemu once is most of the cost."""
+    directory = tmp_path_factory.mktemp("arm64")
+    target = arm64_program.arm64_target("cortex-a72")
+    program = arm64_program.build(all_cases(), target, directory)
+    return program, arm64_program.run(program)
+
+
+@needs_qemu
+def test_every_shape_gives_the_reference(
+    outputs: tuple[Program, dict[str, np.ndarray]],
+) -> None:
+    program, results = outputs
+    wrong = [
+        f"{one.case.kernel.name} {one.case.epilogue} {one.case.params}"
+        for one in program.cases
+        if not arm64_program.is_correct(one, results[one.case.name])
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@needs_qemu
+def test_a_wrong_result_is_noticed(outputs: tuple[Program, dict[str, np.ndarray]]) -> None:
+    program, results = outputs
+    for one in program.cases[:2]:
+        broken = results[one.case.name].copy()
+        broken.reshape(-1)[-1] += 1
+        assert not arm64_program.is_correct(one, broken)
+
+
+def test_counts_beyond_sixteen_bits_are_refused() -> None:
+    most = ConvParams(1, 1, 1, MAX_TAPS, 8, 1, 1)
+    assert supports(most) is None
+    over = ConvParams(1, 5, 5, 3072, 8, 5, 5)
+    reason = supports(over)
+    assert reason is not None and "76800 taps" in reason
+    chosen = select("bconv2d", over, arm64_program.arm64_target("cortex-a72"))
+    assert chosen.isa == "generic"
+
+
+def test_the_table_chooses_these_kernels_for_arm64() -> None:
+    for core in CORES:
+        target = arm64_program.arm64_target(core)
+        params = ConvParams(1, 14, 14, 256, 256, 3, 3, pads=(1, 1, 1, 1), pad_value=-1)
+        assert select("bconv2d", params, target).word_bits == 64
+        narrow = ConvParams(1, 14, 14, 16, 16, 3, 3)
+        assert select("bconv2d", narrow, target).word_bits == 16
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_inner_loops_spill_no_register(core: str) -> None:
+    from benchmarks.arm64 import LAYERS
+
+    target = arm64_program.arm64_target(core)
+    cases = [
+        Case(f"l{i}", params, select("bconv2d", params, target), "float")
+        for i, params in enumerate(LAYERS.values())
+    ]
+    _, assembly = arm64_program.compile_cases(cases, target)
+    for case in cases:
+        text = arm64_program.function_text(assembly, case.name)
+        loops = arm64_program.loops_with(text, "cnt")
+        assert loops, case.params
+        for loop in loops:
+            stack = [line for line in loop if "[sp" in line or "[x29" in line]
+            assert not stack, f"{case.params}: {stack}"
+
+
+def test_a_spill_is_noticed(tmp_path: Path) -> None:
+    text = ".LBB0_1:\n\tcnt\tv0.16b, v0.16b\n\tstr\tq0, [sp, #16]\n\tb.ne\t.LBB0_1\n"
+    (loop,) = arm64_program.loops_with(text, "cnt")
+    assert any("[sp" in line for line in loop)
