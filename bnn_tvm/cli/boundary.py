@@ -31,6 +31,12 @@ def execute(command: click.Command, args: Sequence[str], prog_name: str) -> int:
     except BrokenPipeError:
         _abandon_stdout()
         return BROKEN_PIPE
+    except SystemExit as raised:
+        # click and rich make a plain 1 of a broken pipe, which would mean "the answer is no".
+        if isinstance(raised.__context__, BrokenPipeError):
+            _abandon_stdout()
+            return BROKEN_PIPE
+        raise
     except (KeyboardInterrupt, click.Abort):
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
@@ -83,4 +89,4 @@ def _from_click(raised: click.ClickException) -> UsageError:
 def _abandon_stdout() -> None:
     """Point stdout at nothing: the interpreter flushes it once more on exit."""
     devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
+    os.dup2(devnull, 1)

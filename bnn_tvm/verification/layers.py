@@ -35,14 +35,6 @@ class Layer:
     channel_axis: int = 1
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """A binariser: it compares `tensor` with `values`, broadcastable to it."""
-
-    tensor: str
-    values: np.ndarray
-
-
 def plan(decisions: Sequence[Decision], rewritten: Graph, clean: Graph) -> list[Layer]:
     """Cut every decided layer of `rewritten` at tensors that `clean` has too.
 
@@ -81,15 +73,6 @@ def plan(decisions: Sequence[Decision], rewritten: Graph, clean: Graph) -> list[
 def _depends_only_on(graph: Graph, branch: Branch) -> bool:
     own = graph.branch(branch.output, frozenset(branch.inputs))
     return bool(own.inputs) and set(own.inputs) <= set(branch.inputs)
-
-
-def thresholds(rewritten: Graph) -> list[Threshold]:
-    """All binarisers of the rewritten graph."""
-    return [
-        Threshold(node.input[0], numpy_helper.to_array(rewritten.constants[node.input[1]]))
-        for node in rewritten.model.graph.node
-        if node.op_type == "Binarize"
-    ]
 
 
 def layer_model(layers: Sequence[Layer], rewritten: Graph) -> onnx.ModelProto:

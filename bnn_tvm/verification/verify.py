@@ -14,21 +14,17 @@ from bnn_tvm.verification.cut import Graph
 from bnn_tvm.verification.layers import (
     Layer,
     LayerReference,
-    Threshold,
     given,
     layer_model,
     plan,
-    thresholds,
 )
 from bnn_tvm.verification.reference import Arrays, run_reference
 from bnn_tvm.verification.report import LayerReport, VerifyReport
+from bnn_tvm.verification.ties import TIE, margin, thresholds
 
 if TYPE_CHECKING:
     from bnn_tvm.frontend import Prepared
     from bnn_tvm.recognize import Recognition
-
-TIE = 1e-5
-"""A value this close to a threshold, relative to the tensor's largest, may fall on either side."""
 
 TIED_ERROR = 0.25
 """Largest relative error (L2) of a sample whose difference is put down to ties."""
@@ -129,13 +125,14 @@ def verify(
     binarisers = thresholds(rewritten)
     cuts = [name for layer in layers for name in layer.branch.inputs]
     outputs = [value.name for value in prepared.model.graph.output]
-    wanted = list(dict.fromkeys((*outputs, *cuts, *_readable(binarisers, truth))))
+    compared = [binariser.tensor for binariser in binarisers if truth.has(binariser.tensor)]
+    wanted = list(dict.fromkeys((*outputs, *cuts, *compared)))
     tallies = [_Tally() for _ in layers]
     end_to_end = _EndToEnd()
     for sample in samples:
         values = run_reference(truth.model, sample, wanted)
         want = {name: values[name] for name in outputs}
-        end_to_end.add(whole.run(sample), want, _tied(binarisers, values))
+        end_to_end.add(whole.run(sample), want, margin(binarisers, values) <= TIE)
         if by_design:
             difference = _difference(want, run_reference(clean.model, sample))
             end_to_end.design_difference = max(end_to_end.design_difference or 0.0, difference)
@@ -169,22 +166,6 @@ def verify(
         design_difference=end_to_end.design_difference,
         warnings=recognition.warnings,
     )
-
-
-def _readable(binarisers: Sequence[Threshold], graph: Graph) -> list[str]:
-    return [b.tensor for b in binarisers if graph.has(b.tensor)]
-
-
-def _tied(binarisers: Sequence[Threshold], values: Arrays) -> bool:
-    """Whether some compared value lies within rounding of its threshold."""
-    for binariser in binarisers:
-        value = values.get(binariser.tensor)
-        if value is None or value.size == 0:
-            continue
-        margin = np.abs(value - np.where(np.isfinite(binariser.values), binariser.values, np.inf))
-        if margin.min() <= TIE * np.abs(value).max():
-            return True
-    return False
 
 
 def _difference(got: Arrays, want: Arrays) -> float:

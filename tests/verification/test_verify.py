@@ -1,0 +1,136 @@
+"""Verification accepts what is equal, and names what is not.
+
+The "compiled" models here are the rewritten graphs run by onnxruntime in standard operators, so
+that faults can be put into them at will.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from bnn_tvm.frontend import prepare
+from bnn_tvm.options import CompileOptions
+from bnn_tvm.recognize import recognize
+from bnn_tvm.recognize.expand import expand
+from bnn_tvm.verification import VerifyReport, verify
+from bnn_tvm.verification.reference import random_inputs, run_reference
+
+Fault = Callable[[onnx.ModelProto], None]
+BLOCK2 = "/block2/conv/Conv_output_0"
+
+
+class Standin:
+    emulated = False
+
+    def __init__(self, model: onnx.ModelProto, fault: Fault | None) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        if fault is not None:
+            fault(self.model)
+        self.model = expand(self.model)
+
+    def run(self, inputs):
+        return run_reference(self.model, inputs)
+
+
+def check(
+    model, fault: Fault | None = None, options: CompileOptions | None = None, samples: int = 2
+) -> VerifyReport:
+    options = options or CompileOptions()
+    prepared = prepare(model)
+    recognition = recognize(prepared, options)
+    inputs = [random_inputs(prepared.model, seed) for seed in range(samples)]
+    return verify(prepared, recognition, inputs, lambda part: Standin(part, fault), "stand-in")
+
+
+def initializer(model: onnx.ModelProto, node_output: str, index: int) -> onnx.TensorProto:
+    node = next(n for n in model.graph.node if node_output in n.output)
+    return next(t for t in model.graph.initializer if t.name == node.input[index])
+
+
+def change(tensor: onnx.TensorProto, edit: Callable[[np.ndarray], None]) -> None:
+    array = numpy_helper.to_array(tensor).copy()
+    edit(array)
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def flip_a_weight(model: onnx.ModelProto) -> None:
+    def edit(weights: np.ndarray) -> None:
+        weights[0, 0, 1, 1] *= -1
+
+    change(initializer(model, BLOCK2, 1), edit)
+
+
+def test_equal_models_verify(digits) -> None:
+    report = check(digits)
+    assert report.ok, report
+    assert report.first_difference is None
+    binary = [layer for layer in report.layers if layer.binary]
+    assert len(binary) == 3 and all(layer.exact for layer in binary)
+    assert len(report.layers) == 6
+    assert report.max_abs_error < 1e-3
+    assert report.top1_agreement == 1.0
+    assert report.design_difference is None
+
+
+def test_one_flipped_weight_is_found_and_named(digits) -> None:
+    report = check(digits, flip_a_weight)
+    assert not report.ok
+    assert report.first_difference is not None
+    assert report.first_difference.output == BLOCK2
+    # Only that layer: the others are fed with onnxruntime's values.
+    assert [layer.output for layer in report.layers if not layer.ok] == [BLOCK2]
+
+
+def test_a_wrong_float_layer_is_found(digits) -> None:
+    def edit(array: np.ndarray) -> None:
+        array *= 1.01
+
+    report = check(digits, lambda model: change(initializer(model, "logits", 1), edit))
+    assert not report.ok
+    assert [layer.output for layer in report.layers if not layer.ok] == ["logits"]
+
+
+def test_a_fault_between_the_layers_shows_end_to_end(digits) -> None:
+    def edit(array: np.ndarray) -> None:
+        array += 3.0
+
+    def fault(model: onnx.ModelProto) -> None:
+        norm = "/block3/bn/BatchNormalization_output_0"
+        if any(norm in node.output for node in model.graph.node):
+            change(initializer(model, norm, 2), edit)
+
+    report = check(digits, fault)
+    assert all(layer.ok for layer in report.layers)
+    assert not report.ok and report.first_difference is None
+
+
+@pytest.mark.parametrize("pads", [[1, 1, 1, 1], [0, 1, 2, 0]])
+def test_what_is_implied_differs_by_design(pads: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.choice(np.array([-1, 1], np.float32), (4, 3, 3, 3))
+    nodes = [
+        onnx.helper.make_node("Relu", ["x"], ["r"]),
+        onnx.helper.make_node("Conv", ["r", "w"], ["y"], pads=pads),
+    ]
+    size = 8 + pads[0] + pads[2] - 2, 8 + pads[1] + pads[3] - 2
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("x", 1, [1, 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("y", 1, [1, 4, *size])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    report = check(model)
+    assert report.ok, report
+    layer = report.layers[0]
+    assert layer.binary and "binarized-input" in layer.implied
+    assert report.design_difference is not None and report.design_difference > 0.5
+    assert report.as_dict()["layers"][0]["implied"] == list(layer.implied)
