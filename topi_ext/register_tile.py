@@ -64,10 +64,16 @@ class RegisterTile:
 
     def supports(self, params: ConvParams) -> str | None:
         """None, or why the tile's channels do not suit the layer's."""
-        power_of_two = self.channels & (self.channels - 1) == 0
-        if (params.groups == 1 and power_of_two) or params.cog % self.channels == 0:
-            return None
-        return f"{params.cog} output channels are no multiple of {self.channels}"
+        if params.groups > 1:
+            fits = params.cog % self.channels == 0
+        else:
+            # A last block of channels is a vector of any width up to a power of two, or whole
+            # vectors.
+            power_of_two = self.channels & (self.channels - 1) == 0
+            fits = self.channels <= max(params.co, self.lanes) and (
+                power_of_two or params.co % self.lanes == 0
+            )
+        return None if fits else f"a tile of {self.channels} does not suit {params.cog} channels"
 
     def best_pixels(self, extent: int) -> int:
         """The tile height, at most `pixels`, that covers `extent` pixels in the fewest cycles."""
@@ -97,6 +103,11 @@ def flattens(params: ConvParams) -> bool:
     return (p.kh, p.kw) == (1, 1) and p.stride == (1, 1) and not p.padded
 
 
+def cores(target: Target) -> int:
+    """Threads that the target says it has, at least one."""
+    return max(1, int(target.attrs.get("num-cores", 1)))
+
+
 def schedule_register_tile(func: PrimFunc, target: Target, tile: RegisterTile) -> PrimFunc:
     """Schedule the function of a conv2d or dense kernel, with whatever epilogue is fused to it.
 
@@ -117,25 +128,23 @@ def schedule_register_tile(func: PrimFunc, target: Target, tile: RegisterTile) -
     height, width = tile.best_pixels(extent), min(tile.channels_of(params), params.co)
     x_outer, x_inner = sch.split(x, [None, height])
     o_outer, o_inner = sch.split(o, [None, width])
-    whole_x, whole_o = extent % height == 0, params.co % width == 0
 
-    weight_bytes = 4 * params.co * params.taps
-    channels_first = whole_o and (not rest or weight_bytes > CACHED_WEIGHT_BYTES)
-    if not rest and not whole_o and whole_x:
-        sch.reorder(x_outer, o_outer, x_inner, o_inner)
-        launch: LoopRV | None = x_outer
-    elif channels_first or not rest:
-        sch.reorder(o_outer, *rest, x_outer, x_inner, o_inner)
-        launch = o_outer if whole_o else None
-    else:
+    cached = 4 * params.co * params.taps <= CACHED_WEIGHT_BYTES
+    if rest and cached:
         rows = sch.fuse(*rest) if len(rest) > 1 else rest[0]
         sch.reorder(rows, o_outer, x_outer, x_inner, o_inner)
         launch = rows
-    if launch is not None and params.macs >= PARALLEL_MACS:
+    elif cached and int(sch.get(o_outer).extent) < 2 * cores(target):
+        sch.reorder(x_outer, o_outer, x_inner, o_inner)
+        launch = x_outer
+    else:
+        sch.reorder(o_outer, *rest, x_outer, x_inner, o_inner)
+        launch = o_outer
+    if params.macs >= PARALLEL_MACS:
         sch.parallel(launch)
-    if not whole_x:
+    if extent % height:
         sch.annotate(x_outer, PARTITION, 1)
-    if not whole_o:
+    if params.co % width:
         sch.annotate(o_outer, PARTITION, 1)
 
     innermost_outer = sch.get_loops(last)[-3]
@@ -183,6 +192,7 @@ def _vectorize(sch: Schedule, loop: LoopRV, lanes: int) -> None:
     if width & (width - 1) and width % lanes == 0:
         vectors, loop = sch.split(loop, [None, lanes])
         sch.unroll(vectors)
+        sch.annotate(vectors, PARTITION, 1)
     sch.vectorize(loop)
 
 
