@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import s_tir, te, tirx
 from tvm.target import Target
-from tvm.tirx import PrimFunc
+from tvm.tirx import PrimFunc, Stmt
 
+from .emit import PARALLEL, SERIAL, bitcast, let, loop, mask_bits, seq, splat, vload, vstore
 from .epilogue import find_stage, leaf_blocks
 from .kernels import KERNEL, PARAMS, STAGE, Kernel
 from .params import ConvParams
 
 PACK = "pack"
+UNIT = 32  # numbers compared at once
+PARALLEL_ELEMENTS = 500_000
 
 
 def pack(
@@ -24,10 +28,11 @@ def pack(
 ) -> te.Tensor:
     """Binarise, pack and pad: bit = (x >= threshold) xor flip.
 
-    x: [n, h, w, ci] float32 (or an integer type). threshold: a number or float32 [ci]. flip: None
-    or uint8 [ci], 1 where the comparison turns. Returns uint<word_bits> words [n, hp, wp,
-    groups*cw]: channel c of group g in word g*cw + c // word_bits, bit c % word_bits; bits beyond
-    the group's channels are 0. Padding is all 0, or +1 in the channel bits for pad_value +1.
+    x: [n, h, w, ci] float32, or an integer type that is compared as float32. threshold: a number
+    or float32 [ci]. flip: None or uint8 [ci], 1 where the comparison turns. Returns
+    uint<word_bits> words [n, hp, wp, groups*cw]: channel c of group g in word
+    g*cw + c // word_bits, bit c % word_bits; bits beyond the group's channels are 0. Padding is
+    all 0, or +1 in the channel bits for pad_value +1.
     """
     p = params
     cw = p.words(word_bits)
@@ -42,9 +47,11 @@ def pack(
             c = j * word_bits + bit
             cc = tirx.min(c, p.cig - 1) if (cw * word_bits != p.cig) else c
             ch = g * p.cig + cc
-            v = x[n, y - top, xx - left, ch]
-            limit = threshold[ch] if isinstance(threshold, te.Tensor) else threshold
-            b = v >= (limit if isinstance(threshold, te.Tensor) else tirx.const(limit, x.dtype))
+            v = x[n, y - top, xx - left, ch].astype("float32")
+            if isinstance(threshold, te.Tensor):
+                b = v >= threshold[ch]
+            else:
+                b = v >= tirx.const(threshold, "float32")
             one = tirx.Select(b, tirx.const(1, dtype), tirx.const(0, dtype))
             if flip is not None:
                 one = one ^ flip[ch].astype(dtype)
@@ -60,6 +67,8 @@ def pack(
         return tirx.if_then_else(inside, value, pad)
 
     attrs = {KERNEL: PACK, STAGE: "pack", PARAMS: str(p), "bnn.word_bits": word_bits}
+    limit = 0.0 if isinstance(threshold, te.Tensor) else float(threshold)
+    attrs["bnn.threshold"] = repr(limit)
     return te.compute((p.n, p.hp, p.wp, p.groups * cw), word, name="pack", attrs=attrs)
 
 
@@ -71,11 +80,28 @@ def _border_words(params: ConvParams, word_bits: int) -> list[int]:
     return [(1 << word_bits) - 1] * full + ([(1 << rest) - 1] if rest else [])
 
 
-def schedule_generic(func: PrimFunc, target: Target) -> PrimFunc:
-    """Inline what is fused before the packing; one word at a time, pixels in parallel."""
+def schedule(func: PrimFunc, target: Target) -> PrimFunc:
+    """Write the loops of a pack that stands alone; inline what is fused before any other."""
     sch = s_tir.Schedule(func)
-    block = find_stage(sch, "pack")
-    name = sch.get(block).name_hint
+    block = sch.get(find_stage(sch, "pack"))
+    if len(leaf_blocks(sch)) > 1:
+        return _schedule_fused(sch)
+    by_type = {(len(r.source.ty.shape), str(r.source.ty.dtype)): r.source for r in block.reads}
+    notes = block.annotations
+    writer = _Writer(
+        params=ConvParams.parse(str(notes[PARAMS])),
+        word_bits=int(notes["bnn.word_bits"]),
+        x=next(buffer for (rank, _), buffer in by_type.items() if rank == 4),
+        threshold=by_type.get((1, "float32"), float(str(notes["bnn.threshold"]))),
+        flip=by_type.get((1, "uint8")),
+        out=block.writes[0].source,
+    )
+    return PrimFunc(func.params, writer.write(), func.ret_type, func.attrs)
+
+
+def _schedule_fused(sch: s_tir.Schedule) -> PrimFunc:
+    """Inline what is fused before the packing; one word at a time, rows in parallel."""
+    name = sch.get(find_stage(sch, "pack")).name_hint
     for other in leaf_blocks(sch):
         if sch.get(other).name_hint != name:
             sch.compute_inline(other)
@@ -84,14 +110,150 @@ def schedule_generic(func: PrimFunc, target: Target) -> PrimFunc:
     return sch.mod["main"]
 
 
+@dataclass(frozen=True)
+class _Writer:
+    """The hand-made loops: compare a vector, take its mask as a word."""
+
+    params: ConvParams
+    word_bits: int
+    x: tirx.Buffer
+    threshold: tirx.Buffer | float
+    flip: tirx.Buffer | None
+    out: tirx.Buffer
+
+    def write(self) -> Stmt:
+        """All rows of the padded output."""
+        p = self.params
+        rows = p.n * p.hp
+        kind = PARALLEL if p.n * p.h * p.w * p.ci >= PARALLEL_ELEMENTS else SERIAL
+        top = p.pads[0]
+
+        def row(r: Any) -> Stmt:
+            stmts: list[Stmt] = []
+            n, y = let("n", r // p.hp, stmts), let("y", r % p.hp, stmts)
+            inner = seq(self._row(n, y))
+            if p.hp != p.h:
+                inside = tirx.all(y >= top, y < top + p.h)
+                inner = tirx.IfThenElse(inside, inner, self._border(n, y, 0, p.wp))
+            return seq([*stmts, inner])
+
+        return loop(rows, row, "row", kind)
+
+    def _row(self, n: Any, y: Any) -> list[Stmt]:
+        """One row with its left and right border."""
+        p = self.params
+        _, left, _, right = p.pads
+        whole = p.cig % self.word_bits == 0
+        stmts: list[Stmt] = []
+        if left:
+            stmts.append(self._border(n, y, 0, left))
+        if whole and not isinstance(self.threshold, tirx.Var) and self.flip is None:
+            # Every channel is compared alike and no word is filled up: the row is one run.
+            stmts += self._run(n, y, 0, 0, p.w * p.ci)
+        else:
+            size = p.cig
+
+            def pixel(xx: Any) -> Stmt:
+                if whole:
+                    return seq(self._run(n, y, xx, 0, p.ci))
+                return loop(p.groups, lambda g: seq(self._run(n, y, xx, g, size)), "g")
+
+            stmts.append(loop(p.w, pixel, "x"))
+        if right:
+            stmts.append(self._border(n, y, left + p.w, right))
+        return stmts
+
+    def _run(self, n: Any, y: Any, xx: Any, g: Any, channels: int) -> list[Stmt]:
+        """`channels` numbers from pixel `xx`, group `g` on: whole words, then a part of one."""
+        p, bits = self.params, self.word_bits
+        row, column = y - p.pads[0], xx + p.pads[1]
+        channel, word = g * p.cig, g * p.words(bits)
+        unit = max(bits, UNIT)  # compared at once; its mask is one or more words
+        stmts: list[Stmt] = []
+
+        def store(at: Any, size: int) -> Stmt:
+            mask = self._mask(n, row, xx, channel + at, size)
+            words = size // bits
+            place = [n, y, column, word + at // bits]
+            if words == 1:
+                return tirx.BufferStore(self.out, mask, place)
+            return vstore(self.out, bitcast(mask, f"uint{bits}x{words}"), place, words)
+
+        done = 0
+        while unit >= bits:
+            count = (channels - done) // unit
+            if count:
+                stmts.append(loop(count, lambda i, d=done, u=unit: store(i * u + d, u), "unit"))
+                done += count * unit
+            unit //= 2
+        if done < channels:
+            value = self._part(n, row, xx, channel + done, channels - done)
+            stmts.append(tirx.BufferStore(self.out, value, [n, y, column, word + done // bits]))
+        return stmts
+
+    def _mask(self, n: Any, row: Any, xx: Any, channel: Any, size: int) -> Any:
+        """The bits of `size` neighbouring channels as an unsigned integer of `size` bits."""
+        x = vload(self.x, [n, row, xx, channel], size)
+        if str(self.x.ty.dtype) != "float32":
+            x = x.astype(f"float32x{size}")
+        if isinstance(self.threshold, tirx.Var):
+            limit = vload(self.threshold, [channel], size)
+        else:
+            limit = tirx.Broadcast(tirx.const(self.threshold, "float32"), size)
+        mask = mask_bits(x >= limit, size)
+        if self.flip is not None:
+            turned = tirx.NE(vload(self.flip, [channel], size), splat(0, f"uint8x{size}"))
+            mask = mask ^ mask_bits(turned, size)
+        return mask
+
+    def _part(self, n: Any, row: Any, xx: Any, channel: Any, channels: int) -> Any:
+        """A word of fewer channels than bits: by eights, then one by one."""
+        dtype = f"uint{self.word_bits}"
+        value: Any = tirx.const(0, dtype)
+        at = 0
+        while channels - at >= 8:
+            part = self._mask(n, row, xx, channel + at, 8).astype(dtype)
+            value = value | (part << tirx.const(at, dtype))
+            at += 8
+        for bit in range(at, channels):
+            c = channel + bit
+            x = tirx.BufferLoad(self.x, [n, row, xx, c]).astype("float32")
+            if isinstance(self.threshold, tirx.Var):
+                limit = tirx.BufferLoad(self.threshold, [c])
+            else:
+                limit = tirx.const(self.threshold, "float32")
+            one = tirx.Select(x >= limit, tirx.const(1, dtype), tirx.const(0, dtype))
+            if self.flip is not None:
+                one = one ^ tirx.BufferLoad(self.flip, [c]).astype(dtype)
+            value = value | (one << tirx.const(bit, dtype))
+        return value
+
+    def _border(self, n: Any, y: Any, first: Any, pixels: int) -> Stmt:
+        """The words of `pixels` padded pixels from column `first` on."""
+        p = self.params
+        dtype = f"uint{self.word_bits}"
+        border = _border_words(p, self.word_bits)
+        cw = len(border)
+
+        def word(i: Any) -> Stmt:
+            value = tirx.const(border[0], dtype)
+            if border[-1] != border[0]:
+                last = tirx.EQ(i % cw, cw - 1) if not isinstance(i, int) else i % cw == cw - 1
+                tail = tirx.const(border[-1], dtype)
+                value = tirx.Select(last, tail, value) if not isinstance(last, bool) else value
+            return tirx.BufferStore(self.out, value, [n, y, first, i])
+
+        return loop(pixels * p.groups * cw, word, "i")
+
+
 KERNELS = (
     Kernel(
-        name="pack_generic",
+        name="pack_movmsk",
         op=PACK,
         isa="generic",
         supports=lambda params: None,
         pack_weights=lambda weights, params: (),
         compute=pack,
-        schedule=schedule_generic,
+        schedule=schedule,
     ),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tvm import tirx
+from tvm import ir, tirx
 from tvm.tirx import Stmt
 
 SERIAL = tirx.ForKind.SERIAL
@@ -69,6 +69,15 @@ def splat(value: int | float, dtype: str) -> Any:
 def bitcast(value: Any, dtype: str) -> Any:
     """The same bits as another type of the same size."""
     return tirx.reinterpret(dtype, value)
+
+
+def mask_bits(condition: Any, lanes: int) -> Any:
+    """A vector of `lanes` conditions as an unsigned integer, first lane in the lowest bit.
+
+    `tirx.reinterpret` refuses it because TVM stores a condition in a byte; LLVM holds it in a bit
+    and turns the cast into a mask instruction (vmovmskps, vpmovmskb).
+    """
+    return ir.Call(ir.Op.get("tirx.reinterpret"), [condition], ret_ty=f"uint{lanes}")
 
 
 def channel_loops(store: Callable[[Any], Stmt], channels: int, lanes: int) -> list[Stmt]:
