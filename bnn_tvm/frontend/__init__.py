@@ -1,4 +1,4 @@
-"""ONNX in, clean ONNX out: checked, static, folded, in one dialect. Every problem is said at once."""
+"""ONNX in, clean ONNX out: checked, static, folded, in one dialect."""
 
 from bnn_tvm.frontend.prepared import Prepared, prepare
 

@@ -6,7 +6,7 @@ import onnx
 from onnx import numpy_helper
 
 from bnn_tvm.errors import ModelError
-from bnn_tvm.frontend.graph import drop_dead_nodes, replace, where
+from bnn_tvm.frontend.graph import drop_dead_nodes, first_output, replace, where
 
 
 def remove_transparent(model: onnx.ModelProto) -> dict[str, str]:
@@ -45,7 +45,7 @@ def name_nodes(model: onnx.ModelProto) -> None:
     """Drop what no output needs, then name every node after its first output."""
     drop_dead_nodes(model.graph)
     for node in model.graph.node:
-        node.name = next(name for name in node.output if name)
+        node.name = first_output(node)
         node.doc_string = ""
 
 

@@ -20,6 +20,7 @@ from bnn_tvm.frontend.graph import (
     attribute,
     drop_dead_nodes,
     elements,
+    first_output,
     has_subgraph,
     listing,
     replace,
@@ -27,13 +28,15 @@ from bnn_tvm.frontend.graph import (
     tensor_bytes,
     where,
 )
-from bnn_tvm.frontend.operators import RANDOM
+from bnn_tvm.frontend.inline import inline_known_branches
+from bnn_tvm.frontend.operators import RANDOM, STATIC
 from bnn_tvm.frontend.shapes import infer
 from bnn_tvm.frontend.structure import first_lines
 
 MAX_ROUNDS = 50
 MAX_SECONDS = 60.0
-MAX_GROWTH_BYTES = 2 << 30
+# Constants may grow to three times what the file holds and this, results of a round included.
+MAX_GROWTH_BYTES = 1 << 30
 
 # Results no larger than their inputs, though onnx cannot say how large before they are computed.
 _VALUE_SHAPED = ("NonZero", "Unique", "Compress")
@@ -42,6 +45,10 @@ _FEED_BYTES = 1 << 16
 _FED_DTYPES = ("float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool")
 
 Origin = dict[str, tuple[str, tuple[str, ...]]]
+
+
+def _held_bytes(graph: onnx.GraphProto) -> int:
+    return sum(tensor_bytes(tensor) for tensor in graph.initializer)
 
 
 class Folder:
@@ -55,6 +62,7 @@ class Folder:
         self.model = model
         self.aliases = aliases
         self.origin: Origin = {}
+        self.limit = MAX_GROWTH_BYTES + 3 * _held_bytes(model.graph)
 
     def fold(self) -> dict[str, tuple[str, ...]]:
         """Fold until nothing changes; return the op types behind each folded initializer.
@@ -68,6 +76,7 @@ class Folder:
             known = infer(self.model)
             changed = self._shapes(known)
             changed |= self._round(known)
+            changed |= inline_known_branches(self.model)
             if not changed:
                 break
         self._refuse_rest()
@@ -78,8 +87,7 @@ class Folder:
     def _has_candidates(self) -> bool:
         constants = {tensor.name for tensor in self.model.graph.initializer}
         return any(
-            node.op_type in ("Shape", "Size")
-            or all(name in constants for name in node.input if name)
+            node.op_type in STATIC or all(name in constants for name in node.input if name)
             for node in self.model.graph.node
         )
 
@@ -89,7 +97,7 @@ class Folder:
         rest = []
         for node in graph.node:
             shape = None
-            if node.op_type in ("Shape", "Size") and node.input[0] in known:
+            if node.op_type in STATIC and node.input[0] in known:
                 shape = static_shape(known[node.input[0]])
             if shape is None:
                 rest.append(node)
@@ -110,8 +118,7 @@ class Folder:
         """Compute, in one session, the constant nodes whose result sizes are known."""
         graph = self.model.graph
         constants = {tensor.name for tensor in graph.initializer}
-        weights = sum(tensor_bytes(tensor) for tensor in graph.initializer)
-        budget = MAX_GROWTH_BYTES + 2 * weights
+        budget = self.limit - _held_bytes(graph)
         made: set[str] = set()
         folded, rest = [], []
         for node in graph.node:
@@ -230,7 +237,7 @@ class Folder:
             raise ModelError(
                 "constants of unknown or excessive size cannot be computed: "
                 + listing([where(node) for node in rest], 8),
-                node=next((name for name in rest[0].output if name), rest[0].name),
+                node=first_output(rest[0]),
                 hint=f"a constant has at most {MAX_ELEMENTS} elements; compute it before exporting",
             )
 

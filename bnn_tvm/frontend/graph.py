@@ -16,19 +16,32 @@ SMALL_BYTES = 4096
 # No tensor of a network for a device has more elements; beyond it a file is wrong or hostile.
 MAX_ELEMENTS = 1 << 28
 
+# A network of thousands of layers has some tens of thousands of nodes.
+MAX_NODES = 200_000
+
 Shape = tuple[int, ...]
+
+
+def printable(name: str, limit: int = 120) -> str:
+    """A name out of a file, fit for a message: no control characters, of readable length."""
+    name = "".join(c if c.isprintable() else "?" for c in name[: limit + 1])
+    return name if len(name) <= limit else name[: limit - 3] + "..."
+
+
+def first_output(node: onnx.NodeProto) -> str:
+    """The name a node goes by: its first output, or its own name if it has none."""
+    return next((name for name in node.output if name), node.name)
 
 
 def where(node: onnx.NodeProto) -> str:
     """How messages name a node: its operator and its first output."""
     op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-    output = next((name for name in node.output if name), node.name)
-    return f"{op} -> {output}"
+    return printable(f"{op} -> {first_output(node)}")
 
 
 def listing(items: Iterable[str], limit: int = 20) -> str:
     """`items` joined for a message, at most `limit` of them, each cut to a readable length."""
-    items = [item if len(item) <= 120 else item[:117] + "..." for item in items]
+    items = [printable(item, 160) for item in items]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
 
@@ -43,8 +56,7 @@ def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object
 
 def has_subgraph(node: onnx.NodeProto) -> bool:
     """Whether `node` holds a graph of its own (If, Loop, Scan, ...)."""
-    kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-    return any(attr.type in kinds for attr in node.attribute)
+    return any(attr.HasField("g") or attr.graphs for attr in node.attribute)
 
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
@@ -67,7 +79,7 @@ def static_shape(info: onnx.ValueInfoProto) -> Shape | None:
     if not info.type.HasField("tensor_type") or not info.type.tensor_type.HasField("shape"):
         return None
     dims = info.type.tensor_type.shape.dim
-    if not all(dim.HasField("dim_value") for dim in dims):
+    if not all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims):
         return None
     return tuple(dim.dim_value for dim in dims)
 
@@ -94,19 +106,42 @@ def keep_initializers(graph: onnx.GraphProto, names: set[str]) -> None:
 def drop_dead_nodes(graph: onnx.GraphProto) -> int:
     """Remove nodes and initializers that no output needs; return how many nodes went.
 
-    The nodes must be in topological order and hold no subgraphs that capture names.
+    The nodes must be in topological order.
     """
     needed = {output.name for output in graph.output}
     alive = []
     for node in reversed(graph.node):
         if any(name in needed for name in node.output if name):
             alive.append(node)
-            needed.update(name for name in node.input if name)
+            needed |= reads(node)
     dropped = len(graph.node) - len(alive)
     if dropped:
         replace(graph.node, alive[::-1])
     keep_initializers(graph, needed)
     return dropped
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Tensors of the main graph that a node needs, captures of its subgraphs included."""
+    names = {name for name in node.input if name}
+    pending = graphs_of(node)
+    inner: set[str] = set()
+    used: set[str] = set()
+    while pending:
+        graph = pending.pop()
+        inner |= {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        used |= {o.name for o in graph.output}
+        for child in graph.node:
+            inner |= set(child.output)
+            used |= {name for name in child.input if name}
+            pending += graphs_of(child)
+    return names | (used - inner)
+
+
+def graphs_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs that a node's attributes hold."""
+    graphs = [attr.g for attr in node.attribute if attr.HasField("g")]
+    return graphs + [graph for attr in node.attribute for graph in attr.graphs]
 
 
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:

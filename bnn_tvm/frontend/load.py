@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from bnn_tvm.errors import FileError, ModelError
-from bnn_tvm.frontend.graph import listing, tensor_bytes
+from bnn_tvm.frontend.graph import graphs_of, listing, printable, tensor_bytes
+from bnn_tvm.frontend.text import check_text
 
+_MAX_FILE_BYTES = 1 << 31  # protobuf's limit
+# Tensors may share bytes of their data file, but not so that a small file fills the memory.
+_SLACK_BYTES = 64 << 20
 _EXPORT_HINT = "give a file written by an ONNX exporter, such as torch.onnx.export or tf2onnx"
 _STARTS = {
     b"\x1f\x8b": "a gzip archive; unpack it first (gunzip)",
@@ -33,6 +38,7 @@ def load(model: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, str, str
     if isinstance(model, onnx.ModelProto):
         own = onnx.ModelProto()
         own.CopyFrom(model)
+        check_text(own)
         _refuse_external(own)
         return own, "<proto>", _digest_of(own)
     path = Path(model)
@@ -40,6 +46,7 @@ def load(model: str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, str, str
     proto = _parse(data, path)
     digest = hashlib.sha256(data).hexdigest()
     del data
+    check_text(proto)
     _read_external(proto, path)
     return proto, path.name, digest
 
@@ -56,6 +63,7 @@ def _digest_of(model: onnx.ModelProto) -> str:
 
 def _read(path: Path) -> bytes:
     try:
+        _check_kind(path)
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise FileError(
@@ -77,6 +85,24 @@ def _read(path: Path) -> bytes:
             "the file is empty", node=str(path), hint="export or download the model again"
         )
     return data
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what can never be read to its end, or never parsed; raises OSError like stat."""
+    status = path.stat()
+    if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+        if status.st_size >= _MAX_FILE_BYTES:
+            raise FileError(
+                f"the file has {status.st_size} bytes; an ONNX file is smaller than 2 GB",
+                node=str(path),
+                hint="save it with external data: onnx.save(..., save_as_external_data=True)",
+            )
+        return
+    raise FileError(
+        "this is a device, pipe or socket, not an ONNX file",
+        node=str(path),
+        hint="write the model to a file first",
+    )
 
 
 def _parse(data: bytes, path: Path) -> onnx.ModelProto:
@@ -105,13 +131,24 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
 
 
 def _external(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """The tensors of the main graph and its nodes whose data lies outside the proto."""
-    tensors = list(model.graph.initializer)
-    for node in model.graph.node:
-        for attr in node.attribute:
-            if attr.HasField("t"):
-                tensors.append(attr.t)
-            tensors.extend(attr.tensors)
+    """The tensors of all graphs and functions whose data lies outside the proto."""
+    tensors: list[onnx.TensorProto] = []
+    graphs = [model.graph]
+    nodes = [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        for graph in graphs:
+            tensors.extend(graph.initializer)
+            for sparse in graph.sparse_initializer:
+                tensors += [sparse.values, sparse.indices]
+            nodes += graph.node
+        graphs = []
+        for node in nodes:
+            graphs += graphs_of(node)
+            for attr in node.attribute:
+                tensors += [*attr.tensors, *([attr.t] if attr.HasField("t") else [])]
+                if attr.HasField("sparse_tensor"):
+                    tensors += [attr.sparse_tensor.values, attr.sparse_tensor.indices]
+        nodes = []
     return [t for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL]
 
 
@@ -128,10 +165,21 @@ def _refuse_external(model: onnx.ModelProto) -> None:
 def _read_external(model: onnx.ModelProto, path: Path) -> None:
     """Move external data into the tensors; refuse any file that is not below the model's folder."""
     folder = path.resolve().parent
+    files: dict[Path, int] = {}
+    total = 0
     for tensor in _external(model):
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        tensor.raw_data = _slice_of(_inside(folder, location, tensor.name), entries, tensor)
+        file = _inside(folder, entries.get("location", ""), tensor.name)
+        files[file] = file.stat().st_size
+        tensor.raw_data = _slice_of(file, entries, tensor)
+        total += len(tensor.raw_data)
+        if total > 2 * sum(files.values()) + _SLACK_BYTES:
+            raise ModelError(
+                f"the tensors up to {printable(tensor.name)!r} claim the same bytes of their data "
+                "file many times over",
+                node=printable(tensor.name),
+                hint="save the model again with onnx.save(..., save_as_external_data=True)",
+            )
         del tensor.external_data[:]
         tensor.data_location = onnx.TensorProto.DEFAULT
 

@@ -12,7 +12,15 @@ import onnx
 
 from bnn_tvm.errors import ModelError
 from bnn_tvm.frontend.domains import BIPOLAR_DOMAINS, is_bipolar_quant
-from bnn_tvm.frontend.graph import ONNX_DOMAINS, attribute, has_subgraph, listing, where
+from bnn_tvm.frontend.graph import (
+    ONNX_DOMAINS,
+    attribute,
+    first_output,
+    has_subgraph,
+    listing,
+    reads,
+    where,
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,9 @@ _KINDS = {
         "Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign "
         "Softplus Softsign Sqrt Sub Sum Tanh ThresholdedRelu Where Xor"
     ),
-    "reduce": "ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare",
+    "reduce": (
+        "ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
+    ),
     "shape": ("Concat Expand Flatten Gather Reshape Slice Split Squeeze Tile Transpose Unsqueeze"),
     "head": "ArgMax ArgMin LayerNormalization LogSoftmax Softmax",
 }
@@ -75,19 +85,26 @@ def check_operators(model: onnx.ModelProto) -> None:
     variable -= {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
         depends = any(name in variable for name in node.input)
+        captures = has_subgraph(node) and not variable.isdisjoint(reads(node))
         # The shape of a static tensor is a constant, whatever the tensor's values are.
-        if (depends and node.op_type not in STATIC) or node.op_type in RANDOM:
+        if ((depends or captures) and node.op_type not in STATIC) or node.op_type in RANDOM:
             variable.update(name for name in node.output if name)
         if node.domain not in ONNX_DOMAINS:
             if not is_bipolar_quant(node):
                 foreign.append(node)
-        elif has_subgraph(node) or node.op_type in RANDOM:
-            missing.append(node)
-        elif depends and node.op_type not in (*OPERATORS, *TRANSPARENT, *STATIC):
+        elif _unsupported(node, depends):
             missing.append(node)
         elif depends and _trains(node):
             training.append(node)
     _refuse(foreign, missing, training)
+
+
+def _unsupported(node: onnx.NodeProto, depends: bool) -> bool:
+    if node.op_type in RANDOM:
+        return True
+    if has_subgraph(node):
+        return depends or node.op_type != "If"  # an If of a constant becomes its branch
+    return depends and node.op_type not in (*OPERATORS, *TRANSPARENT, *STATIC)
 
 
 def _trains(node: onnx.NodeProto) -> bool:
@@ -131,6 +148,6 @@ def _refuse(
         first = (foreign + missing + training)[0]
         raise ModelError(
             "the model has " + "; and ".join(parts),
-            node=next((name for name in first.output if name), first.name),
+            node=first_output(first),
             hint="; ".join(hints),
         )

@@ -12,11 +12,22 @@ from bnn_tvm.frontend.structure import check_structure, first_lines
 
 OLDEST = 7
 TARGET = 13
+OLDEST_IR = 3
 IR_VERSION = 10
 
 
-def check_opset(model: onnx.ModelProto) -> None:
-    """Refuse operator sets before 7 or newer than the installed onnx; raises ModelError."""
+def check_versions(model: onnx.ModelProto) -> None:
+    """Refuse versions of operators or file format that the installed onnx or we don't know.
+
+    Declares the format (IR) version that the clean model has. Raises ModelError.
+    """
+    if not OLDEST_IR <= model.ir_version <= onnx.IR_VERSION:
+        raise ModelError(
+            f"the model has ONNX IR version {model.ir_version}; {OLDEST_IR} to {onnx.IR_VERSION} "
+            "are known",
+            hint="export it again with a current exporter, or save it with an older onnx package",
+        )
+    model.ir_version = IR_VERSION
     version, newest = opset_version(model), defs.onnx_opset_version()
     if version < OLDEST or version > newest:
         found = f"opset {version}" if version else "no opset"
@@ -33,7 +44,6 @@ def upgrade(model: onnx.ModelProto) -> str | None:
     Raises ModelError where onnx's converter knows no way.
     """
     version = opset_version(model)
-    model.ir_version = IR_VERSION
     if version >= TARGET:
         return None
     try:

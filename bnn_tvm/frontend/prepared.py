@@ -13,9 +13,12 @@ from bnn_tvm.frontend.clean import name_nodes, remove_transparent
 from bnn_tvm.frontend.constants import constants_to_initializers
 from bnn_tvm.frontend.domains import spell, stand_in, stood_in
 from bnn_tvm.frontend.fold import Folder
+from bnn_tvm.frontend.inline import inline_functions
 from bnn_tvm.frontend.load import load
+from bnn_tvm.frontend.narrow import narrow_constants
 from bnn_tvm.frontend.operators import check_operators
-from bnn_tvm.frontend.opset import check_opset, upgrade
+from bnn_tvm.frontend.opset import check_versions, upgrade
+from bnn_tvm.frontend.precision import use_float32
 from bnn_tvm.frontend.shapes import ShapeOptions, freeze_inputs, infer, record_shapes
 from bnn_tvm.frontend.structure import check_structure, check_with_onnx
 
@@ -49,13 +52,14 @@ def prepare(
     model: path of an ONNX file, or a ModelProto (left as it is). batch: for dynamic first
     dimensions. shapes: input name -> dims, for inputs with other dynamic dimensions.
 
-    Computes what the original computes, bit for bit, in onnxruntime without graph optimiser.
+    Computes what the original computes, bit for bit, in onnxruntime without graph optimiser;
+    networks in float16, bfloat16 or double become float32 inside, which `notes` says.
 
     Raises FileError (unreadable, no ONNX), ModelError (invalid or unsupported; all unsupported
     operators in one message) or UsageError (`batch` or `shapes` that don't fit the model).
     """
     proto, source, digest = load(model)
-    check_opset(proto)
+    check_versions(proto)
     check_structure(proto)
     constants_to_initializers(proto)
     if not proto.graph.input:
@@ -63,6 +67,7 @@ def prepare(
             "the model has no inputs: its outputs are constants",
             hint="export the network with an example input that it really uses",
         )
+    inline_functions(proto)
     check_operators(proto)
     stand_in(proto)
     bipolar = stood_in(proto)
@@ -73,7 +78,12 @@ def prepare(
     dtypes = {name: v.type.tensor_type.elem_type for name, v in infer(proto).items()}
     spell(proto, bipolar, dtypes)
     folded = Folder(proto, dict.fromkeys(bipolar, "BipolarQuant")).fold()
-    renamed = remove_transparent(proto)
+    check_operators(proto)  # again: of known branches, the nodes are in sight only now
+    known = infer(proto)
+    narrow_constants(proto, known)
+    renamed, note = use_float32(proto, known)
+    notes += filter(None, [note])
+    renamed |= remove_transparent(proto)
     name_nodes(proto)
     record_shapes(proto)
     return Prepared(proto, source, digest, tuple(notes), folded, renamed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 import onnx
@@ -11,15 +11,19 @@ from onnx import helper, shape_inference
 from bnn_tvm.errors import ModelError, UsageError
 from bnn_tvm.frontend.graph import (
     MAX_ELEMENTS,
+    Shape,
     elements,
+    first_output,
     listing,
+    printable,
     replace,
     skeleton,
     static_shape,
     where,
 )
-from bnn_tvm.frontend.structure import first_lines
+from bnn_tvm.frontend.structure import blamed_node, first_lines
 
+Types = Mapping[str, onnx.ValueInfoProto]
 ShapeOptions = Mapping[str, Sequence[int]] | Iterable[tuple[str, Sequence[int]]]
 
 
@@ -41,11 +45,11 @@ def freeze_inputs(model: onnx.ModelProto, batch: int, shapes: ShapeOptions) -> t
             frozen: list[int | None] = list(wanted[name])
         elif value.type.tensor_type.HasField("shape"):
             frozen = [
-                dim.dim_value if dim.HasField("dim_value") else symbols.get(dim.dim_param)
+                dim.dim_value if _fixed(dim) else symbols.get(dim.dim_param)
                 for dim in value.type.tensor_type.shape.dim
             ]
             dims = value.type.tensor_type.shape.dim
-            if dims and not dims[0].HasField("dim_value"):
+            if dims and not _fixed(dims[0]):
                 frozen[0] = frozen[0] or batch
         else:
             frozen = [None]
@@ -70,6 +74,8 @@ def freeze_inputs(model: onnx.ModelProto, batch: int, shapes: ShapeOptions) -> t
     del model.graph.value_info[:]
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
+        if not output.type.tensor_type.elem_type:
+            output.ClearField("type")
     return tuple(notes)
 
 
@@ -87,6 +93,7 @@ def infer(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     except Exception as error:  # InferenceError, or what a C++ schema throws at broken attributes
         raise ModelError(
             f"the shapes or types of the model contradict one another: {first_lines(error)}",
+            node=blamed_node(error),
             hint="check --shape and --batch if you gave them; else export the model again",
         ) from error
     known = {}
@@ -102,34 +109,75 @@ def infer(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
 def record_shapes(model: onnx.ModelProto) -> None:
     """Write the inferred type and shape of every tensor into the model, which must be static.
 
-    Raises ModelError naming the first nodes whose result shapes depend on values.
+    Raises ModelError naming the nodes whose result shapes depend on values or make no sense.
     """
     known = infer(model)
-    unknown, huge = [], []
-    for node in model.graph.node:
-        for name in node.output:
-            shape = static_shape(known[name]) if name in known else None
-            if name and shape is None:
-                unknown.append(node)
-                break
-            if name and shape is not None and elements(shape) > MAX_ELEMENTS:
-                huge.append(f"{where(node)} {describe(known[name])}")
-    if unknown:
-        raise ModelError(
-            "shapes that depend on values cannot be compiled: "
-            + listing([where(node) for node in unknown], 8),
-            node=next(name for name in unknown[0].output if name),
-            hint="the shape of every tensor must follow from the shapes of the inputs",
-        )
-    if huge:
-        raise ModelError(
-            f"tensors of more than {MAX_ELEMENTS} elements: {listing(huge, 5)}",
-            hint="give smaller input shapes with --shape or --batch",
-        )
+    for test, message, hint in _SHAPE_RULES:
+        faulty = [node for node in model.graph.node if test(node, known)]
+        if faulty:
+            raise ModelError(
+                f"{message}: {listing([_described(node, known) for node in faulty], 8)}",
+                node=printable(first_output(faulty[0])),
+                hint=hint,
+            )
     outputs = {output.name for output in model.graph.output}
     replace(model.graph.output, [known[output.name] for output in model.graph.output])
     made = [name for node in model.graph.node for name in node.output if name]
     replace(model.graph.value_info, [known[name] for name in made if name not in outputs])
+
+
+def _result_shapes(node: onnx.NodeProto, known: Types) -> list[Shape | None]:
+    return [static_shape(known[n]) if n in known else None for n in node.output if n]
+
+
+def _is_unknown(node: onnx.NodeProto, known: Types) -> bool:
+    return any(shape is None for shape in _result_shapes(node, known))
+
+
+def _is_huge(node: onnx.NodeProto, known: Types) -> bool:
+    return any(elements(shape or ()) > MAX_ELEMENTS for shape in _result_shapes(node, known))
+
+
+def _is_empty(node: onnx.NodeProto, known: Types) -> bool:
+    return any(0 in (shape or ()) for shape in _result_shapes(node, known))
+
+
+def _changes_count(node: onnx.NodeProto, known: Types) -> bool:
+    """A Reshape to a constant shape that onnx's inference takes at its word."""
+    if node.op_type != "Reshape" or node.input[0] not in known:
+        return False
+    before, after = static_shape(known[node.input[0]]), _result_shapes(node, known)[0]
+    return before is not None and after is not None and elements(before) != elements(after)
+
+
+def _described(node: onnx.NodeProto, known: Types) -> str:
+    names = [name for name in (*node.input[:1], *node.output[:1]) if name in known]
+    return f"{where(node)} ({' to '.join(describe(known[name]) for name in names)})"
+
+
+_SHAPE_RULES: tuple[tuple[Callable[[onnx.NodeProto, Types], bool], str, str], ...] = (
+    (
+        _is_unknown,
+        "shapes that depend on values cannot be compiled",
+        "the shape of every tensor must follow from the shapes of the inputs",
+    ),
+    (
+        _changes_count,
+        "Reshape cannot change the number of elements",
+        "the model fixes a size that differs from --batch or --shape; leave these away, "
+        "or export it with dynamic axes",
+    ),
+    (
+        _is_empty,
+        "tensors without elements cannot be compiled",
+        "choose larger inputs with --shape, or export the model again",
+    ),
+    (
+        _is_huge,
+        f"tensors of more than {MAX_ELEMENTS} elements cannot be compiled",
+        "choose smaller inputs with --shape or --batch",
+    ),
+)
 
 
 def describe(value: onnx.ValueInfoProto) -> str:
@@ -137,8 +185,13 @@ def describe(value: onnx.ValueInfoProto) -> str:
     if not value.type.tensor_type.HasField("shape"):
         return "of unknown rank"
     dims = value.type.tensor_type.shape.dim
-    written = [str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims]
+    written = [str(d.dim_value) if _fixed(d) else d.dim_param or "?" for d in dims]
     return "[" + ",".join(written) + "]"
+
+
+def _fixed(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    """Whether a dimension is a number; some exporters write 0 or -1 for a dynamic one."""
+    return dim.HasField("dim_value") and dim.dim_value > 0
 
 
 def _check_options(
@@ -146,7 +199,7 @@ def _check_options(
 ) -> None:
     if batch < 1:
         raise UsageError(
-            f"the batch must be at least 1, not {batch}", node="--batch", hint="--batch 1"
+            f"the batch must be at least 1, not {batch}", node="--batch", hint="give --batch 1"
         )
     for name, shape in wanted.items():
         given = f"{name}={','.join(map(str, shape))}"
@@ -169,7 +222,7 @@ def _check_options(
             continue
         dims = declared.shape.dim
         fits = len(dims) == len(shape) and all(
-            not dim.HasField("dim_value") or dim.dim_value == extent
+            not _fixed(dim) or dim.dim_value == extent
             for dim, extent in zip(dims, shape, strict=False)
         )
         if not fits:

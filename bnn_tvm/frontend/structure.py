@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 
 import onnx
-from onnx import checker, helper
+from onnx import TensorProto, checker, helper
 
 from bnn_tvm.errors import ModelError
 from bnn_tvm.frontend.graph import (
     MAX_ELEMENTS,
+    MAX_NODES,
     elements,
-    has_subgraph,
+    first_output,
     listing,
+    printable,
+    reads,
     replace,
     skeleton,
     tensor_bytes,
@@ -21,35 +25,61 @@ from bnn_tvm.frontend.graph import (
 
 _DAMAGED = "the file is damaged or its exporter is; export the model again"
 
-_TYPED_FIELDS = {
-    onnx.TensorProto.FLOAT: "float_data",
-    onnx.TensorProto.DOUBLE: "double_data",
-    onnx.TensorProto.INT64: "int64_data",
-    onnx.TensorProto.UINT64: "uint64_data",
-    onnx.TensorProto.UINT32: "uint64_data",
-    onnx.TensorProto.STRING: "string_data",
+_PACKED = (
+    TensorProto.INT4,
+    TensorProto.UINT4,
+    TensorProto.FLOAT4E2M1,
+    TensorProto.INT2,
+    TensorProto.UINT2,
+)
+
+_TYPED_FIELDS: dict[int, str] = {
+    TensorProto.FLOAT: "float_data",
+    TensorProto.DOUBLE: "double_data",
+    TensorProto.INT64: "int64_data",
+    TensorProto.UINT64: "uint64_data",
+    TensorProto.UINT32: "uint64_data",
+    TensorProto.STRING: "string_data",
 }
 
 
 def check_structure(model: onnx.ModelProto) -> None:
     """Refuse graphs that contradict themselves: names, edges, cycles, sizes of constants.
 
-    Sorts the nodes topologically when they are not. Raises ModelError with all problems found.
+    Sorts the nodes topologically when they are not, and names each after its output. Raises
+    ModelError with all problems found.
     """
     graph = model.graph
+    if len(graph.node) > MAX_NODES:
+        raise ModelError(
+            f"the model has {len(graph.node)} nodes",
+            hint=f"at most {MAX_NODES} nodes can be compiled",
+        )
     problems = [*_bad_tensors(model), *_bad_inputs(graph), *_bad_names(graph)]
     if problems:
         raise ModelError(f"the model is not valid ONNX: {listing(problems, 10)}", hint=_DAMAGED)
     _sort(graph)
+    for node in graph.node:  # messages of onnx and onnxruntime speak of node names
+        node.name = first_output(node)
 
 
 def check_with_onnx(model: onnx.ModelProto) -> None:
-    """onnx's own checker, on everything but the large weights; raises ModelError."""
+    """onnx's own checker, on everything but the large weights; raises ModelError.
+
+    Types and shapes of outputs, which inference finds, and shapes of inputs, which the user may
+    give, need not be there, though the checker would ask for them.
+    """
+    bare = skeleton(model)
+    del bare.graph.value_info[:]
+    for value in (*bare.graph.input, *bare.graph.output):
+        value.type.tensor_type.shape.SetInParent()
+        value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or TensorProto.FLOAT
     try:
-        checker.check_model(skeleton(model), full_check=False)
+        checker.check_model(bare, full_check=False)
     except Exception as error:  # the checker raises ValidationError and, rarely, bare C++ errors
         raise ModelError(
             f"the model is not valid ONNX: {first_lines(error)}",
+            node=blamed_node(error),
             hint="run onnx.checker.check_model on it; export the model again",
         ) from error
 
@@ -61,7 +91,16 @@ def first_lines(error: BaseException, limit: int = 400) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def constants_in(node: onnx.NodeProto) -> list[onnx.TensorProto]:
+def blamed_node(error: BaseException) -> str | None:
+    """The name of the node that onnx's checker or shape inference complains about."""
+    for pattern in (r"node name: (.*?)\)?:", r"Bad node spec for node\. Name: (.*?) OpType"):
+        found = re.search(pattern, str(error))
+        if found and found[1]:
+            return printable(found[1])
+    return None
+
+
+def constants_in(node: onnx.NodeProto) -> list[TensorProto]:
     """Tensors held by the attributes of a node."""
     return [attr.t for attr in node.attribute if attr.HasField("t")]
 
@@ -79,25 +118,25 @@ def _bad_tensors(model: onnx.ModelProto) -> list[str]:
     return problems
 
 
-def _bad_tensor(tensor: onnx.TensorProto) -> str | None:
+def _bad_tensor(tensor: TensorProto) -> str | None:
     if any(extent < 0 for extent in tensor.dims):
         return f"has negative dimensions {list(tensor.dims)[:8]}"
     if len(tensor.dims) > 64 or elements(tensor.dims) > 8 * MAX_ELEMENTS:
         return f"claims the impossible shape {list(tensor.dims)[:8]}"
-    if tensor.data_type == onnx.TensorProto.STRING:
+    if tensor.data_type == TensorProto.STRING:
         return None
     try:
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        helper.tensor_dtype_to_np_dtype(tensor.data_type)
     except (KeyError, TypeError, ValueError):
         return f"has the unknown element type {tensor.data_type}"
-    if dtype.itemsize * 8 < 8 or helper.tensor_dtype_to_string(tensor.data_type)[-1] == "4":
+    if tensor.data_type in _PACKED:
         return None  # types of less than a byte are packed; onnx's checker counts them
     count = elements(tensor.dims)
     if tensor.HasField("raw_data"):
         have, want, unit = len(tensor.raw_data), tensor_bytes(tensor), "bytes"
     else:
         field = _TYPED_FIELDS.get(tensor.data_type, "int32_data")
-        complex_types = (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
+        complex_types = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
         if tensor.data_type in complex_types:
             return "has complex elements"
         have, want, unit = len(getattr(tensor, field)), count, "elements"
@@ -141,37 +180,13 @@ def _bad_names(graph: onnx.GraphProto) -> list[str]:
     ]
     known = {**defined, **initializers, **made}
     for node in graph.node:
-        for name in _reads(node):
+        for name in reads(node):
             if name not in known:
                 problems.append(f"{where(node)} reads {name!r}, which nothing produces")
     problems += [
         f"output {o.name!r} is produced by nothing" for o in graph.output if o.name not in known
     ]
     return problems
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Tensors of the main graph that a node needs, captures of its subgraphs included."""
-    names = {name for name in node.input if name}
-    if has_subgraph(node):
-        pending = _graphs(node)
-        inner: set[str] = set()
-        used: set[str] = set()
-        while pending:
-            graph = pending.pop()
-            inner |= {v.name for v in graph.input} | {t.name for t in graph.initializer}
-            used |= {o.name for o in graph.output}
-            for child in graph.node:
-                inner |= set(child.output)
-                used |= {name for name in child.input if name}
-                pending += _graphs(child)
-        names |= used - inner
-    return names
-
-
-def _graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    graphs = [attr.g for attr in node.attribute if attr.HasField("g")]
-    return graphs + [g for attr in node.attribute for g in attr.graphs]
 
 
 def _sort(graph: onnx.GraphProto) -> None:
@@ -181,7 +196,7 @@ def _sort(graph: onnx.GraphProto) -> None:
     users: dict[int, list[int]] = {}
     waiting = []
     for index, node in enumerate(graph.node):
-        sources = {producer[name] for name in _reads(node) if name not in available}
+        sources = {producer[name] for name in reads(node) if name not in available}
         waiting.append(len(sources))
         for source in sources:
             users.setdefault(source, []).append(index)
@@ -207,6 +222,6 @@ def _unsorted(graph: onnx.GraphProto, producer: dict[str, int], available: set[s
     return any(
         producer[name] >= index
         for index, node in enumerate(graph.node)
-        for name in _reads(node)
+        for name in reads(node)
         if name not in available
     )
