@@ -6,7 +6,8 @@
     model = bnn_tvm.load("out/model.so")
     y = model.run(x)
 
-The public names are imported on first use, so that `import bnn_tvm` costs nothing.
+The public names are imported on first use, so that `import bnn_tvm` costs nothing. `verify`,
+`bench` and `inspect` are functions of `bnn_tvm.api`: here these names are the command modules.
 """
 
 from __future__ import annotations
@@ -19,9 +20,6 @@ __version__ = "0.1.0"
 _HOMES = {
     "compile_model": "bnn_tvm.api",
     "load": "bnn_tvm.api",
-    "verify_model": "bnn_tvm.api",
-    "bench_model": "bnn_tvm.api",
-    "inspect_file": "bnn_tvm.api",
     "Compiled": "bnn_tvm.api",
     "CompileOptions": "bnn_tvm.options",
     "BnnError": "bnn_tvm.errors",
@@ -42,22 +40,12 @@ __all__ = [
     "ToolchainError",
     "UsageError",
     "__version__",
-    "bench_model",
     "compile_model",
-    "inspect_file",
     "load",
-    "verify_model",
 ]
 
 if TYPE_CHECKING:
-    from bnn_tvm.api import (
-        Compiled,
-        bench_model,
-        compile_model,
-        inspect_file,
-        load,
-        verify_model,
-    )
+    from bnn_tvm.api import Compiled, compile_model, load
     from bnn_tvm.errors import (
         BnnError,
         DeviceError,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
-
-if TYPE_CHECKING:
-    from bnn_tvm.recognize import Decision
 
 
 def table(
@@ -28,21 +25,19 @@ def table(
     return result
 
 
-def decision_table(decisions: Iterable[Decision]) -> Table:
+def decision_table(decisions: Iterable[Mapping[str, Any]]) -> Table:
     """One row per conv and dense layer: binary or float, the rule, and why."""
-    rows = []
-    for decision in decisions:
-        kind = Text("binary", style="green") if decision.binary else Text("float")
-        rows.append(
-            (
-                decision.output,
-                decision.op,
-                kind,
-                decision.rule or "",
-                decision.reason,
-                ", ".join(decision.implied),
-            )
+    rows = [
+        (
+            decision["output"],
+            decision["op"],
+            Text("binary", style="green") if decision["binary"] else Text("float"),
+            decision["rule"] or "",
+            decision["reason"],
+            ", ".join(decision["implied"]),
         )
+        for decision in decisions
+    ]
     return table(("layer", "op", "runs as", "rule", "reason", "differs from ONNX"), rows)
 
 

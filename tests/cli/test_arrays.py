@@ -85,7 +85,7 @@ def test_outputs_come_back(tmp_path) -> None:
 
 
 def test_outputs_that_do_not_fit(tmp_path) -> None:
-    with pytest.raises(UsageError, match=r"must be \.npy or .npz"):
+    with pytest.raises(UsageError, match=r"must be \.npy or \.npz"):
         write_outputs(tmp_path / "y.txt", {"y": X})
     with pytest.raises(UsageError, match=r"the model has 2 outputs, a \.npy file holds one"):
         write_outputs(tmp_path / "y.npy", {"y": X, "z": X})

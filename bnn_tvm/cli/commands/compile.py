@@ -49,7 +49,7 @@ def command(model: Path, output: Path | None, as_json: bool, **flags: Any) -> No
     binary = sum(decision.binary for decision in compiled.decisions)
     written = [(str(path), size(path.stat().st_size)) for path in (saved.so, saved.dab)]
     show(
-        decision_table(compiled.decisions),
+        decision_table(compiled.as_dict()["decisions"]),
         "",
         f"{binary} of {len(compiled.decisions)} layers are binary; mode {options.mode}, "
         f"target {compiled.target_text}",

@@ -69,7 +69,7 @@ def _show(inspection: Inspection) -> None:
                 layer["output"],
                 layer["kind"],
                 layer["kernel"],
-                _text(layer["shape"]),
+                _text(layer["output_shape"]),
                 f"{layer['macs']:,}",
                 size(layer["weight_bytes"]),
             )
@@ -87,10 +87,12 @@ def _show(inspection: Inspection) -> None:
 
 
 def _text(value: object) -> str:
+    """Shapes as 1 x 3 x 8 x 8, counts as "5 Conv, 3 Sign", lists with commas."""
+    if isinstance(value, dict):
+        if value and all(isinstance(count, int) for count in value.values()):
+            return ", ".join(f"{count} {name}" for name, count in value.items())
+        return ", ".join(f"{name}={item}" for name, item in value.items())
     if isinstance(value, list | tuple):
-        return (
-            " x ".join(map(str, value))
-            if all(isinstance(v, int) for v in value)
-            else ", ".join(map(str, value))
-        )
+        shape = bool(value) and all(isinstance(dim, int) for dim in value)
+        return (" x " if shape else ", ").join(map(str, value))
     return str(value)

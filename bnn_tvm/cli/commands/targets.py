@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from bnn_tvm.cli.arguments import output_flags
@@ -18,7 +20,7 @@ def command(as_json: bool) -> None:
     Example:
       bnn-tvm targets
     """
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": HOST,
             "description": "this machine, all its features",
@@ -44,8 +46,6 @@ def command(as_json: bool) -> None:
         return
     from bnn_tvm.cli.tables import table
 
-    lines = [
-        (row["name"], row["description"], row["triple"] or "", row["mcpu"] or "", row["needs"])
-        for row in rows
-    ]
+    keys = ("name", "description", "triple", "mcpu", "needs")
+    lines = [[row[key] or "" for key in keys] for row in rows]
     show(table(("target", "what", "triple", "core", "needs on the device"), lines))

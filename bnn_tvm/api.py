@@ -1,0 +1,302 @@
+"""The Python API: options in, results out. The command line is a thin layer over it.
+
+`bnn_tvm.compile_model` and `bnn_tvm.load` are the usual entrances; `verify`, `bench` and
+`inspect` do what the commands of these names do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bnn_tvm.errors import FileError, UsageError
+from bnn_tvm.inspection import Inspection, decision_dict
+from bnn_tvm.options import CompileOptions
+from bnn_tvm.targets import TargetSpec, resolve
+
+if TYPE_CHECKING:
+    import onnx
+
+    from bnn_tvm.export import Artifact
+    from bnn_tvm.export.metadata import TensorInfo
+    from bnn_tvm.frontend import Prepared
+    from bnn_tvm.measure import BenchReport
+    from bnn_tvm.recognize import Decision, Recognition
+    from bnn_tvm.runtime import Model
+    from bnn_tvm.verification import VerifyReport
+    from bnn_tvm.verification.verify import Runner
+
+Progress = Callable[[str], None]
+
+
+def _silent(phase: str) -> None:
+    """No progress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedFiles:
+    """Where a compiled model was written."""
+
+    so: Path
+    dab: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled model in memory: `save` writes it.
+
+    decisions: one per Conv, Gemm and MatMul in graph order. warnings: in what the result may
+    differ from the ONNX graph.
+    """
+
+    artifact: Artifact
+    options: CompileOptions
+    spec: TargetSpec
+    decisions: tuple[Decision, ...]
+    warnings: tuple[str, ...]
+
+    def save(self, stem: str | Path) -> SavedFiles:
+        """Write `stem`.so and `stem`.dab, both or neither.
+
+        A suffix .so or .dab of `stem` itself is dropped; its folder is made.
+
+        Raises
+        ------
+        FileError: a file cannot be written.
+        """
+        path = Path(stem)
+        if path.suffix in (".so", ".dab"):
+            path = path.with_suffix("")
+        with _folder_for(path):
+            so, dab = self.artifact.save(path)
+        return SavedFiles(so, dab)
+
+    @property
+    def target_text(self) -> str:
+        """The target for people: preset, triple and core."""
+        return f"{self.spec.name} ({self.spec.triple}, {self.spec.mcpu})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "target": self.spec.name,
+            "mode": self.options.mode,
+            "decisions": [decision_dict(decision) for decision in self.decisions],
+            "warnings": list(self.warnings),
+            "triple": self.spec.triple,
+            "mcpu": self.spec.mcpu,
+        }
+
+
+@contextlib.contextmanager
+def _folder_for(path: Path) -> Iterator[None]:
+    """Make the folder of `path`; what was made goes again if the block fails."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(
+            f"cannot make the output folder: {error.strerror}",
+            node=str(path.parent),
+            hint="choose a folder that exists and is writable",
+        ) from error
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def compile_model(model: str | Path | onnx.ModelProto, **options: Any) -> Compiled:
+    """Compile an ONNX model.
+
+    model: path or ModelProto. options: the fields of `CompileOptions`, for example
+    target="arm64", mode="strict", batch=4, shapes={"input": (1, 3, 224, 224)}.
+
+    Raises
+    ------
+    UsageError, ModelError, FileError, ToolchainError: see `bnn_tvm.errors`.
+    """
+    return compile_with(model, CompileOptions(**options))
+
+
+def compile_with(
+    model: str | Path | onnx.ModelProto, options: CompileOptions, progress: Progress = _silent
+) -> Compiled:
+    """`compile_model` with options as a value; `progress` is told each phase as it begins."""
+    prepared, recognition, spec = _front(model, options, progress)
+    artifact = _build(prepared, recognition, recognition.model, options, spec, progress)
+    return Compiled(artifact, options, spec, recognition.decisions, recognition.warnings)
+
+
+def _front(
+    model: str | Path | onnx.ModelProto, options: CompileOptions, progress: Progress
+) -> tuple[Prepared, Recognition, TargetSpec]:
+    from bnn_tvm.frontend import prepare
+    from bnn_tvm.recognize import recognize
+
+    progress("prepare")
+    spec = resolve(options)
+    prepared = prepare(model, batch=options.batch, shapes=dict(options.shapes))
+    progress("recognise")
+    return prepared, recognize(prepared, options), spec
+
+
+def _build(
+    prepared: Prepared,
+    recognition: Recognition,
+    graph: onnx.ModelProto,
+    options: CompileOptions,
+    spec: TargetSpec,
+    progress: Progress,
+) -> Artifact:
+    """Lower and link `graph`, which is the recognised model or a part of it."""
+    from bnn_tvm import export, pipeline
+    from bnn_tvm.export.metadata import DecisionInfo, Metadata
+    from bnn_tvm.verification.deployment import deployment_test
+
+    program = pipeline.build(graph, spec, progress=progress, dump=options.dump)
+    inputs, outputs = _tensor_infos(graph)
+    progress("self test")
+    metadata = Metadata(
+        source=prepared.source,
+        source_sha256=prepared.sha256,
+        mode=options.mode,
+        options=tuple((name, str(value)) for name, value in options.as_dict().items()),
+        inputs=inputs,
+        outputs=outputs,
+        decisions=tuple(
+            DecisionInfo(d.output, d.op, d.binary, d.rule or "", d.reason, tuple(d.implied))
+            for d in recognition.decisions
+        ),
+        warnings=recognition.warnings,
+        test_vector=deployment_test(graph, inputs, outputs),
+    )
+    progress("build and link")
+    return export.build(program, spec, metadata)
+
+
+def _tensor_infos(graph: onnx.ModelProto) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """Inputs and outputs of a clean or rewritten model."""
+    import onnx
+
+    from bnn_tvm.export.metadata import TensorInfo, default_layout
+
+    def info(value: onnx.ValueInfoProto) -> TensorInfo:
+        tensor = value.type.tensor_type
+        shape = tuple(dim.dim_value for dim in tensor.shape.dim)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        return TensorInfo(value.name, shape, str(dtype), default_layout(len(shape)))
+
+    constants = {tensor.name for tensor in graph.graph.initializer}
+    inputs = tuple(info(value) for value in graph.graph.input if value.name not in constants)
+    return inputs, tuple(info(value) for value in graph.graph.output)
+
+
+def load(path: str | Path, *, threads: int = 1, self_test: bool = False) -> Model:
+    """Load a compiled model, .so or .dab, on this machine; both files are checked.
+
+    threads: how many a run uses. self_test: run the stored test vector.
+
+    Raises
+    ------
+    FileError: a file is missing, damaged, or does not belong to the other. DeviceError: this
+    machine cannot run it.
+    """
+    from bnn_tvm import runtime
+
+    return runtime.load(Path(path), threads=threads, self_test=self_test)
+
+
+def verify(
+    model: str | Path | onnx.ModelProto,
+    options: CompileOptions | None = None,
+    *,
+    inputs: Mapping[str, np.ndarray] | Sequence[str] = (),
+    samples: int = 2,
+    seed: int = 0,
+    progress: Progress = _silent,
+) -> VerifyReport:
+    """Compile `model`, run it, and compare with onnxruntime, end to end and layer by layer.
+
+    inputs: arrays by name, or `--input` texts (files); one or more samples along the first axis.
+    samples: how many random inputs to try besides, made with `seed`.
+
+    Raises
+    ------
+    Those of `compile_model` and `load`; DeviceError when a foreign target cannot be emulated.
+    """
+    from bnn_tvm.arrays import read_inputs
+    from bnn_tvm.verification import verify as verify_recognised
+    from bnn_tvm.verification.reference import random_inputs
+    from bnn_tvm.verification.runners import runner_for
+    from bnn_tvm.verification.samples import split
+
+    options = options or CompileOptions()
+    prepared, recognition, spec = _front(model, options, progress)
+    infos = _tensor_infos(prepared.model)[0]
+    if not isinstance(inputs, Mapping):
+        inputs = read_inputs(inputs, [info.name for info in infos]) if inputs else {}
+    given = split(inputs, infos) if inputs else []
+    random = [random_inputs(prepared.model, seed + index) for index in range(samples)]
+    if not given and not random:
+        raise UsageError(
+            "nothing to verify with", node="--samples", hint="give --input or --samples 1"
+        )
+    with runner_for(spec) as device:
+
+        def build(graph: onnx.ModelProto) -> Runner:
+            return device(_build(prepared, recognition, graph, options, spec, progress))
+
+        return verify_recognised(
+            prepared, recognition, [*given, *random], build, spec.name, progress
+        )
+
+
+def bench(
+    path: str | Path, *, threads: int = 1, repeat: int = 50, profile: bool = False
+) -> BenchReport:
+    """Measure a compiled model on this machine, with random inputs.
+
+    With `profile` the report has every kernel call's median time over the same number of runs.
+    """
+    from bnn_tvm.export.test_vector import make_inputs
+    from bnn_tvm.measure import BenchReport, layer_times, time_runs
+
+    model = load(path, threads=threads)
+    inputs = make_inputs(model.inputs, seed=0)
+    latency = time_runs(lambda: model.run(inputs), repeat)
+    layers = layer_times([model.profile(inputs) for _ in range(repeat)]) if profile else ()
+    return BenchReport(model.metadata.target, threads, latency, layers)
+
+
+def inspect(path: str | Path, options: CompileOptions | None = None) -> Inspection:
+    """What is in a .dab or .so (through the .dab beside it), or what an .onnx would become.
+
+    `options` matter for an ONNX file alone.
+
+    Raises
+    ------
+    FileError: the file cannot be read or is not what its suffix says.
+    ModelError: see `compile_model`.
+    """
+    from bnn_tvm import inspection
+
+    path = Path(path)
+    if path.suffix in (".so", ".dab"):
+        from bnn_tvm.runtime import read_metadata
+
+        return inspection.of_metadata(read_metadata(path))
+    options = options or CompileOptions()
+    prepared, recognition, _ = _front(path, options, _silent)
+    inputs, outputs = _tensor_infos(prepared.model)
+    return inspection.of_onnx(
+        prepared, inputs, outputs, recognition.decisions, recognition.warnings, options.mode
+    )
