@@ -1,0 +1,152 @@
+"""`build`: from a program to an artifact, in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bnn_tvm.errors import BnnError
+from bnn_tvm.export import driver, kernels_abi, link, memory_plan
+from bnn_tvm.export.artifact import Artifact, sha256_hex
+from bnn_tvm.export.metadata import DecisionInfo, LayerInfo, Metadata, TensorInfo, default_layout
+from bnn_tvm.program import Program
+
+if TYPE_CHECKING:
+    from bnn_tvm.targets import TargetSpec
+
+
+def build(program: Program, spec: TargetSpec, metadata: Metadata) -> Artifact:
+    """Compile `program` for `spec` into an artifact whose bytes are in memory.
+
+    `metadata` comes with what only the compiler knows; inputs and outputs (unless given, to set
+    layouts), layers, target and sizes are filled in here. Raises `ToolchainError` if code
+    generation or linking fails.
+    """
+    from tvm import __version__ as tvm_version
+
+    check(program)
+    memory = memory_plan.plan(program)
+    weights = driver.pack_weights(program)
+    metadata = replace(
+        metadata,
+        tvm_version=metadata.tvm_version or tvm_version,
+        target=spec.name,
+        triple=spec.triple,
+        cpu=spec.mcpu or "",
+        features=tuple(spec.mattr),
+        isa=spec.isa,
+        inputs=metadata.inputs or _infos(program, program.inputs),
+        outputs=metadata.outputs or _infos(program, program.outputs),
+        layers=_layers(program, metadata.decisions),
+        workspace_bytes=memory.arena_bytes,
+        largest_live_bytes=memory.largest_live_bytes,
+        weight_bytes=len(weights.blob),
+    )
+    with tempfile.TemporaryDirectory(prefix="bnn_tvm-") as folder:
+        work = Path(folder)
+        objects = []
+        symbols = {call.symbol for call in program.calls}
+        if symbols:
+            params = kernels_abi.compile_object(
+                program.module, symbols, spec.tvm_target(), work / "kernels.o"
+            )
+            _check_parameters(program, params)
+            objects.append(work / "kernels.o")
+        (work / "weights.bin").write_bytes(weights.blob)
+        (work / "weights.S").write_text(driver.WEIGHTS_ASSEMBLY, encoding="ascii")
+        text = driver.generate(program, memory, weights, metadata)
+        (work / "model.c").write_text(text, encoding="ascii")
+        library = work / "model.so"
+        link.link_shared(spec.zig_target, [work / "model.c", work / "weights.S", *objects], library)
+        so = library.read_bytes()
+    return Artifact(so, replace(metadata, so_bytes=len(so), so_sha256=sha256_hex(so)))
+
+
+def check(program: Program) -> None:
+    """Refuse a program that the driver could not run. Raises `BnnError`: a bug of the passes."""
+    count = len(program.tensors)
+    for index, tensor in enumerate(program.tensors):
+        if tensor.role == "constant":
+            data = tensor.data
+            if data is None or data.shape != tensor.shape or data.dtype != np.dtype(tensor.dtype):
+                raise BnnError("a constant lacks data of its shape and dtype", node=tensor.name)
+        if tensor.role == "input" and index not in program.inputs:
+            raise BnnError("an input tensor is not among the inputs", node=tensor.name)
+        if tensor.role == "output" and index not in program.outputs:
+            raise BnnError("an output tensor is not among the outputs", node=tensor.name)
+    written = set(program.inputs)
+    written |= {i for i, t in enumerate(program.tensors) if t.role == "constant"}
+    for step, call in enumerate(program.calls):
+        place = f"call {step}, {call.symbol}"
+        if any(not 0 <= i < count for i in call.args):
+            raise BnnError("a call has an argument that is no tensor", node=place)
+        if not 1 <= call.num_outputs <= len(call.args):
+            raise BnnError("a call has a wrong number of outputs", node=place)
+        reads, writes = call.args[: -call.num_outputs], call.args[-call.num_outputs :]
+        if not set(reads) <= written:
+            names = sorted(program.tensors[i].name for i in set(reads) - written)
+            raise BnnError(f"reads {names}, which nothing has written", node=place)
+        if any(program.tensors[i].role in ("input", "constant") for i in writes):
+            raise BnnError("a call writes an input or a constant", node=place)
+        if set(reads) & set(writes):
+            raise BnnError("a call reads and writes the same tensor", node=place)
+        written |= set(writes)
+    for index in program.outputs:
+        if index not in written:
+            raise BnnError("no call writes an output", node=program.tensors[index].name)
+
+
+def _check_parameters(
+    program: Program, params: dict[str, tuple[kernels_abi.Parameter, ...]]
+) -> None:
+    for step, call in enumerate(program.calls):
+        expected = params[call.symbol]
+        place = f"call {step}, {call.symbol}"
+        if len(expected) != len(call.args):
+            raise BnnError(
+                f"a call passes {len(call.args)} tensors to a kernel of {len(expected)}", node=place
+            )
+        for position, (index, param) in enumerate(zip(call.args, expected, strict=True)):
+            tensor = program.tensors[index]
+            count = int(np.prod(tensor.shape, dtype=np.int64))
+            if param.dtype != tensor.dtype or param.count != count:
+                raise BnnError(
+                    f"argument {position} ({tensor.name}) is {count} x {tensor.dtype}, the kernel "
+                    f"takes {param.count} x {param.dtype}",
+                    node=place,
+                )
+
+
+def _infos(program: Program, indices: list[int]) -> tuple[TensorInfo, ...]:
+    return tuple(
+        TensorInfo(t.name, t.shape, t.dtype, default_layout(len(t.shape)))
+        for t in (program.tensors[i] for i in indices)
+    )
+
+
+def _layers(program: Program, decisions: tuple[DecisionInfo, ...]) -> tuple[LayerInfo, ...]:
+    by_output = {decision.output: decision for decision in decisions}
+    layers = []
+    for call in program.calls:
+        reads = call.args[: -call.num_outputs]
+        decision = by_output.get(call.layer)
+        constants = {i for i in reads if program.tensors[i].role == "constant"}
+        data = [program.tensors[i].shape for i in reads if i not in constants]
+        layers.append(
+            LayerInfo(
+                output=call.layer,
+                kind=call.kind,
+                kernel=call.kernel,
+                binary=bool(decision and decision.binary and call.macs),
+                reason=decision.reason if decision else "",
+                input_shape=data[0] if data else (),
+                output_shape=program.tensors[call.args[-call.num_outputs]].shape,
+                macs=call.macs,
+                weight_bytes=sum(program.tensors[i].nbytes for i in constants),
+            )
+        )
+    return tuple(layers)

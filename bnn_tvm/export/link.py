@@ -1,0 +1,157 @@
+"""Compiling C and linking for any target with zig, which comes from PyPI.
+
+zig carries a C compiler, a linker and the symbol lists of every glibc, so the machine needs
+nothing but Python.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bnn_tvm.errors import ToolchainError
+
+#: A first use for a target may have to build zig's C runtime; on a small board this takes minutes.
+TIMEOUT_S = 600.0
+
+_C_FLAGS = (
+    "-std=gnu11",
+    "-O2",
+    "-g0",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-sanitize=all",
+    "-ffunction-sections",
+    "-Wall",
+    "-Wextra",
+)
+_HARDENING = ("-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,-z,defs")
+
+
+def runtime_dir() -> Path:
+    """The folder of the C runtime: `include/bnn_tvm.h` and `src/*.c`."""
+    return Path(__file__).resolve().parent.parent / "runtime"
+
+
+def include_dir() -> Path:
+    """The folder of `bnn_tvm.h`."""
+    return runtime_dir() / "include"
+
+
+def runtime_sources() -> list[Path]:
+    """The C files that go into every model.so."""
+    return sorted((runtime_dir() / "src").glob("*.c"))
+
+
+def link_shared(
+    zig_target: str,
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    soname: str = "model.so",
+    timeout_s: float = TIMEOUT_S,
+) -> None:
+    """Compile and link `sources` (.c, .S, .o) and the C runtime into the shared library `output`.
+
+    Only the functions of bnn_tvm.h are visible in it. The folder of `output` is the working
+    directory, so that `.incbin` finds its file. Raises `ToolchainError`.
+    """
+    script = output.parent / "exports.map"
+    script.write_text("{ global: bnn_*; local: *; };\n", encoding="ascii")
+    arguments = [
+        "cc", "-target", zig_target, "-shared", *_C_FLAGS, *target_flags(zig_target), *_HARDENING,
+        "-s", "-Wl,--gc-sections", f"-Wl,-soname,{soname}", f"-Wl,--version-script,{script.name}",
+        "-I", str(include_dir()), "-I", str(runtime_dir() / "src"),
+        *(str(s) for s in sources), *(str(s) for s in runtime_sources()),
+        "-o", output.name, "-lc", "-lm",
+    ]  # fmt: skip
+    run_zig(arguments, output.parent, timeout_s)
+
+
+def link_executable(
+    zig_target: str,
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    flags: Sequence[str] = (),
+    libraries: Sequence[str] = ("-lc", "-ldl", "-lpthread"),
+    timeout_s: float = TIMEOUT_S,
+) -> None:
+    """Compile and link a C program that uses bnn_tvm.h. Raises `ToolchainError`."""
+    arguments = [
+        "cc", "-target", zig_target, *_C_FLAGS, "-I", str(include_dir()), *flags,
+        *(str(s) for s in sources), "-o", str(output), *libraries,
+    ]  # fmt: skip
+    run_zig(arguments, output.parent, timeout_s)
+
+
+def target_flags(zig_target: str) -> list[str]:
+    """Flags that spare the link zig's own C runtime, which takes long to build the first time.
+
+    32-bit Arm has no division instruction in the baseline and needs it.
+    """
+    flags = []
+    if zig_target.startswith(("x86_64", "aarch64")):
+        flags.append("-nostdlib")
+    if zig_target.startswith("aarch64"):
+        flags.append("-mno-outline-atomics")
+    return flags
+
+
+def run_zig(arguments: Sequence[str], cwd: Path, timeout_s: float = TIMEOUT_S) -> str:
+    """Run `zig ARGUMENTS` in `cwd` and return what it printed. Raises `ToolchainError`."""
+    if importlib.util.find_spec("ziglang") is None:
+        raise ToolchainError(
+            "the linker is missing: Python has no module ziglang",
+            hint="pip install ziglang",
+        )
+    command = [sys.executable, "-m", "ziglang", *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=_zig_environment(cwd),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+        )
+    except subprocess.TimeoutExpired:
+        raise ToolchainError(
+            f"zig did not finish within {timeout_s:g} s",
+            hint="the first use for a target builds zig's C runtime; try again on an idle machine",
+        ) from None
+    except OSError as exc:
+        raise ToolchainError(
+            f"zig could not be started: {exc}", hint="pip install --force-reinstall ziglang"
+        ) from exc
+    if done.returncode != 0:
+        message = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
+        raise ToolchainError(
+            f"zig failed: {message[-2000:]}",
+            hint="is the disk full, or is the package damaged? pip install --force-reinstall "
+            "ziglang, and look at the free space of the temporary folder",
+        )
+    return done.stdout
+
+
+def _zig_environment(cwd: Path) -> dict[str, str]:
+    """The environment for zig: its caches must be writable, even where there is no home."""
+    env = dict(os.environ)
+    env["ZIG_LOCAL_CACHE_DIR"] = str(cwd / ".zig-cache")
+    if "ZIG_GLOBAL_CACHE_DIR" not in env:
+        base = env.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        cache = Path(base) / "zig"
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=cache):
+                pass
+        except OSError:
+            env["ZIG_GLOBAL_CACHE_DIR"] = str(cwd / ".zig-global-cache")
+    return env

@@ -1,0 +1,181 @@
+"""`load`: a compiled model on this machine, as a Python object."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bnn_tvm.errors import DeviceError, FileError, UsageError
+from bnn_tvm.export.metadata import Metadata, TensorInfo
+from bnn_tvm.runtime import capi
+from bnn_tvm.runtime.arrays import check_inputs, empty_aligned
+from bnn_tvm.runtime.elf import host_machine
+from bnn_tvm.runtime.files import ModelFiles, open_files
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One kernel call's time in milliseconds and its share (0 to 1) of the run."""
+
+    output: str
+    kind: str
+    kernel: str
+    ms: float
+    share: float
+
+
+class Model:
+    """A compiled model with a context of its own.
+
+    Made by `load`. Each object owns its threads and its memory; one object serves one caller at a
+    time (a lock makes others wait), several objects of one file run side by side.
+    """
+
+    def __init__(self, files: ModelFiles, threads: int) -> None:
+        self.metadata: Metadata = files.metadata
+        self.path = files.so
+        self.threads = threads
+        self._lock = threading.Lock()
+        self._library = capi.open_library(files.so)
+        self.inputs: tuple[TensorInfo, ...] = self._infos("input")
+        self.outputs: tuple[TensorInfo, ...] = self._infos("output")
+        if (self.inputs, self.outputs) != (self.metadata.inputs, self.metadata.outputs):
+            raise FileError(
+                "the .dab describes other inputs and outputs than the .so",
+                node=str(files.dab),
+                hint="compile again",
+            )
+        context = ctypes.c_void_p()
+        status = self._library.bnn_create(threads, ctypes.byref(context))
+        if status != capi.OK:
+            raise capi.error(
+                status, self._library.bnn_status_text(status).decode(), node=str(files.so)
+            )
+        self._context = context
+        self._finalizer = weakref.finalize(self, self._library.bnn_destroy, context)
+
+    def run(self, inputs: Any) -> dict[str, np.ndarray]:
+        """Run the model once.
+
+        `inputs` maps names to arrays of the shapes and dtypes in `self.inputs`; a bare array is
+        accepted where there is one input. Returns new arrays by output name. Raises `UsageError`
+        for a wrong name, shape or dtype, `DeviceError` if the run fails.
+        """
+        arrays = check_inputs(inputs, self.inputs)
+        results = [empty_aligned(info) for info in self.outputs]
+        with self._lock:
+            self._check(self._library.bnn_run(self._alive(), _table(arrays), _table(results)))
+        return {info.name: a for info, a in zip(self.outputs, results, strict=True)}
+
+    def profile(self, inputs: Any, repeat: int = 1) -> tuple[LayerTime, ...]:
+        """Run the model `repeat` times and return the median time of every kernel call.
+
+        Rows are in execution order; several may have the same `output` (packing, then the conv).
+        Raises what `run` raises.
+        """
+        if repeat < 1:
+            raise UsageError(f"repeat must be at least 1, not {repeat}")
+        arrays = check_inputs(inputs, self.inputs)
+        results = [empty_aligned(info) for info in self.outputs]
+        layers = self.metadata.layers
+        times = np.zeros((repeat, max(1, len(layers))))
+        with self._lock:
+            for row in times:
+                pointer = row.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
+                self._check(
+                    self._library.bnn_run_profiled(
+                        self._alive(), _table(arrays), _table(results), pointer
+                    )
+                )
+        medians = np.median(times, axis=0)[: len(layers)]
+        total = float(medians.sum()) or 1.0
+        return tuple(
+            LayerTime(x.output, x.kind, x.kernel, float(ms), float(ms) / total)
+            for x, ms in zip(layers, medians, strict=True)
+        )
+
+    def self_test(self) -> float:
+        """Run the embedded test vector and return the largest absolute error.
+
+        Raises `DeviceError` if it is too large, or if the model carries no test vector.
+        """
+        largest = ctypes.c_double()
+        with self._lock:
+            self._check(self._library.bnn_self_test(self._alive(), ctypes.byref(largest)))
+        return largest.value
+
+    def close(self) -> None:
+        """Stop the threads and free the memory now; otherwise the garbage collector does."""
+        with self._lock:
+            self._finalizer()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _alive(self) -> ctypes.c_void_p:
+        if not self._finalizer.alive:
+            raise UsageError("the model is closed", node=str(self.path))
+        return self._context
+
+    def _check(self, status: int) -> None:
+        if status == capi.OK:
+            return
+        text = self._library.bnn_error_message(self._context)
+        text = text or self._library.bnn_status_text(status)
+        raise capi.error(status, text.decode("utf-8", "replace"), node=str(self.path))
+
+    def _infos(self, kind: str) -> tuple[TensorInfo, ...]:
+        count = getattr(self._library, f"bnn_num_{kind}s")()
+        get = getattr(self._library, f"bnn_{kind}")
+        return tuple(get(i).contents.to_info() for i in range(count))
+
+
+def load(path: str | os.PathLike[str], threads: int = 1, self_test: bool = False) -> Model:
+    """Load a compiled model, given its .so or its .dab; both must lie side by side.
+
+    Parameters
+    ----------
+    path: the .so or the .dab.
+    threads: how many threads one run uses, 1 to 256; 1 starts none.
+    self_test: run the test vector that compile embedded, and refuse a model that fails it.
+
+    Raises `FileError` (missing, damaged, or files that don't belong together), `DeviceError` (built
+    for another machine, or the self-test failed), `UsageError` (threads).
+    """
+    if not 1 <= threads <= capi.MAX_THREADS:
+        raise UsageError(f"threads must be 1 to {capi.MAX_THREADS}, not {threads}")
+    files = open_files(path)
+    if files.metadata.runtime != "c":
+        raise FileError(
+            f"this model needs the {files.metadata.runtime} runtime",
+            node=str(files.so),
+            hint="load it with tvm.runtime.load_module, or compile without --runtime",
+        )
+    if files.header.machine != host_machine():
+        raise DeviceError(
+            f"the model is built for {files.header.machine}, this machine is {host_machine()}",
+            node=str(files.so),
+            hint="compile it with --target host, or run it on its device (verify uses qemu)",
+        )
+    model = Model(files, threads)
+    if self_test:
+        try:
+            model.self_test()
+        except BaseException:
+            model.close()
+            raise
+    return model
+
+
+def _table(arrays: list[np.ndarray]) -> Any:
+    """The `void *const *` of the C API."""
+    return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))

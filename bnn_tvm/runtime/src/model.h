@@ -1,0 +1,38 @@
+/* What the generated model.c gives to the runtime: constants and one function. */
+#ifndef BNN_MODEL_H_
+#define BNN_MODEL_H_
+
+#include "bnn_tvm.h"
+
+typedef struct bnn_expected {
+  uint64_t stride;
+  uint64_t count;
+  const float *values; /* at flat positions 0, stride, 2 * stride, ... */
+} bnn_expected;
+
+typedef struct bnn_model {
+  const char *version;
+  const char *source;
+  int32_t num_inputs, num_outputs, num_layers;
+  const bnn_tensor_info *inputs, *outputs;
+  const bnn_layer_info *layers;
+  uint64_t arena_bytes;
+  const char *const *cpu_features; /* LLVM's names, NULL at the end */
+  const bnn_expected *expected;    /* one per output, or NULL without a test vector */
+  uint64_t test_seed;
+  double test_atol, test_rtol, test_low, test_high;
+} bnn_model;
+
+typedef struct bnn_buffers {
+  unsigned char *arena;
+  const unsigned char *const *in;
+  unsigned char *const *out;
+} bnn_buffers;
+
+extern const bnn_model bnn_the_model;
+/* Runs kernel call `layer`; 0 is success. */
+int32_t bnn_model_call(int32_t layer, const bnn_buffers *buffers);
+/* Fills outputs that no kernel writes (an output that is an input, a constant or a copy). */
+void bnn_model_finish(const bnn_buffers *buffers);
+
+#endif
