@@ -268,12 +268,12 @@ def bench(
     With `profile` the report has every kernel call's median time over the same number of runs.
     """
     from bnn_tvm.export.test_vector import make_inputs
-    from bnn_tvm.measure import BenchReport, layer_times, time_runs
+    from bnn_tvm.measure import BenchReport, time_runs
 
     model = load(path, threads=threads)
     inputs = make_inputs(model.inputs, seed=0)
     latency = time_runs(lambda: model.run(inputs), repeat)
-    layers = layer_times([model.profile(inputs) for _ in range(repeat)]) if profile else ()
+    layers = model.profile(inputs, repeat) if profile else ()
     return BenchReport(model.metadata.target, threads, latency, layers)
 
 
@@ -291,12 +291,21 @@ def inspect(path: str | Path, options: CompileOptions | None = None) -> Inspecti
 
     path = Path(path)
     if path.suffix in (".so", ".dab"):
-        from bnn_tvm.runtime import read_metadata
+        from bnn_tvm.export import dab
+        from bnn_tvm.runtime.files import open_files
 
-        return inspection.of_metadata(read_metadata(path))
+        metadata = open_files(path).metadata if path.suffix == ".so" else dab.read(path)
+        return inspection.of_metadata(metadata)
     options = options or CompileOptions()
     prepared, recognition, _ = _front(path, options, _silent)
     inputs, outputs = _tensor_infos(prepared.model)
     return inspection.of_onnx(
         prepared, inputs, outputs, recognition.decisions, recognition.warnings, options.mode
     )
+
+
+def include_dir() -> Path:
+    """The folder of `bnn_tvm.h`, the C header that is the same for every compiled model."""
+    import bnn_tvm
+
+    return Path(bnn_tvm.__file__).parent / "runtime" / "include"

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from bnn_tvm.runtime.model import LayerTime
+
 WARM_UP = 5
-
-
-@dataclass(frozen=True)
-class LayerTime:
-    """Median time of one kernel call; `share` of the sum over all calls."""
-
-    output: str
-    kind: str
-    kernel: str
-    ms: float
-    share: float
 
 
 @dataclass(frozen=True)
@@ -65,15 +57,3 @@ def time_runs(run: Callable[[], object], repeat: int) -> dict[str, float]:
         "median": float(np.median(times)),
         "p95": float(np.percentile(times, 95)),
     }
-
-
-def layer_times(
-    names: Sequence[tuple[str, str, str]], runs_ms: Sequence[Sequence[float]]
-) -> tuple[LayerTime, ...]:
-    """The table of layers from (output, kind, kernel) and each run's milliseconds per layer."""
-    medians = np.median(np.asarray(runs_ms, dtype=np.float64), axis=0)
-    total = float(medians.sum())
-    return tuple(
-        LayerTime(*name, ms=float(ms), share=float(ms) / total if total else 0.0)
-        for name, ms in zip(names, medians, strict=True)
-    )

@@ -32,7 +32,7 @@ def command(file: Path | None, include_dir: bool, as_json: bool, **flags: Any) -
       cc app.c -I "$(bnn-tvm inspect --include-dir)" model.so
     """
     if include_dir:
-        from bnn_tvm.runtime import include_dir as folder
+        from bnn_tvm.api import include_dir as folder
 
         if as_json:
             print_json({"include_dir": str(folder())})
