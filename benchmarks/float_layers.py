@@ -115,6 +115,11 @@ def host_target() -> Target:
     return Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": 1})
 
 
+def _function(tensors: list[te.Tensor]) -> tirx.PrimFunc:
+    # Relax gives its functions 64-bit indices; what is measured should be what is compiled.
+    return te.create_prim_func(tensors, index_dtype_override="int64")
+
+
 class Ours:
     """The layer compiled by topi_ext: a padding function where needed, and the layer's."""
 
@@ -127,7 +132,7 @@ class Ours:
         if layer.kind == "conv2d" and (conv2d.needs_pad(p) or layer.from_nchw):
             source = te.placeholder(given.shape, "float32", "data")
             moved = topi.transpose(source, [0, 2, 3, 1]) if layer.from_nchw else source
-            functions["pad"] = te.create_prim_func([source, conv2d.pad_nhwc(moved, p)])
+            functions["pad"] = _function([source, conv2d.pad_nhwc(moved, p)])
             padded = np.zeros((p.n, p.hp, p.wp, p.ci), np.float32)
             self.steps.append(("pad", [given, padded]))
             given = padded
@@ -138,7 +143,7 @@ class Ours:
             operands += [*kernel.pack_weights(weights["w"], p), weights["scale"], weights["offset"]]
         places = [te.placeholder(a.shape, "float32", f"in{i}") for i, a in enumerate(operands)]
         out = self._compute(layer, places, kernel if layer.kind in MAC_KINDS else None)
-        functions["layer"] = te.create_prim_func([*places, out])
+        functions["layer"] = _function([*places, out])
         self.result = np.zeros([int(e) for e in out.shape], np.float32)
         self.steps.append(("layer", [*operands, self.result]))
         module = tvm.IRModule(

@@ -9,7 +9,9 @@ that fill no whole tile get loops of their own (LLVM then sees constant sizes ev
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
@@ -173,6 +175,10 @@ def _schedule_reduction(
         outer, lane = sch.split(reduction[-1], [None, tile.lanes])
         first = outer if len(reduction) == 1 else first
         inputs = sch.cache_read(anchor, 0, "global")
+        if flattens(params) and len(written_shape(sch, inputs)) == 4:
+            pixel_of = _pixel(params)
+            sch.transform_block_layout(inputs, lambda n, y, x, c: (pixel_of(n, y, x), c))
+            sch.transform_layout(inputs, ("write", 0), lambda n, y, x, c: (pixel_of(n, y, x), c))
         sch.compute_at(inputs, outer, preserve_unit_loops=True)
         *_, pixel, channel = sch.get_loops(inputs)
         sch.unroll(pixel)
@@ -196,18 +202,15 @@ def _vectorize(sch: Schedule, loop: LoopRV, lanes: int) -> None:
     sch.vectorize(loop)
 
 
+def _pixel(params: ConvParams) -> Callable[[Any, Any, Any], Any]:
+    """The number of an output pixel in its batch."""
+    return lambda n, y, x: (n * params.ho + y) * params.wo + x
+
+
 def _flatten_pixels(sch: Schedule, anchor: SBlockRV, last: SBlockRV, params: ConvParams) -> None:
     """Make one loop of batch, rows and columns in both blocks and in the accumulator between."""
-    h, w = params.ho, params.wo
-
-    def pixel(n, y, x):  # type: ignore[no-untyped-def]
-        return (n * h + y) * w + x
-
-    reduces = len(sch.get(anchor).iter_vars) - 4
-    if reduces == 3:
-        sch.transform_block_layout(anchor, lambda n, y, x, o, ky, kx, c: (pixel(n, y, x), o, c))
-    else:
-        sch.transform_block_layout(anchor, lambda n, y, x, o, c: (pixel(n, y, x), o, c))
+    pixel = _pixel(params)
+    sch.transform_block_layout(anchor, lambda n, y, x, o, ky, kx, c: (pixel(n, y, x), o, c))
     sch.transform_block_layout(last, lambda n, y, x, o: (pixel(n, y, x), o))
     sch.transform_layout(anchor, ("write", 0), lambda n, y, x, o: (pixel(n, y, x), o))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import tvm
 from tvm import te, tirx
@@ -22,10 +24,25 @@ def host() -> Target:
     return Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": 2})
 
 
-def run(kernel: Kernel, params: ConvParams, epilogue: str, target: Target, rank: int = 4) -> None:
-    """Assert that `kernel` computes the reference's float64 result within float32 rounding.
+@dataclass(frozen=True)
+class FloatCase:
+    """A function of a kernel with its epilogue, its operands, and the truth with its tolerance."""
 
-    rank 2 runs a dense kernel on [rows, k], 4 a convolution on NHWC data.
+    func: tirx.PrimFunc
+    operands: list[np.ndarray]
+    expected: np.ndarray
+    tolerance: np.ndarray
+
+    def check(self, actual: np.ndarray, what: str) -> None:
+        """Assert that `actual` is within float32 rounding of the truth."""
+        wrong = ~(np.abs(actual - self.expected) <= self.tolerance)
+        assert not wrong.any(), f"{what}: {wrong.sum()} of {wrong.size} elements are wrong"
+
+
+def make(kernel: Kernel, params: ConvParams, epilogue: str, rank: int = 4) -> FloatCase:
+    """Random data for `kernel`, and float64 truth by the reference.
+
+    rank 2 makes a dense layer on [rows, k], 4 a convolution on NHWC data.
     """
     p = params
     rng = np.random.default_rng(7)
@@ -35,17 +52,18 @@ def run(kernel: Kernel, params: ConvParams, epilogue: str, target: Target, rank:
     shortcut = rng.standard_normal(p.out_shape).astype(np.float32)
     given = reference.pad_nhwc(x, p, 0.0) if kernel.op == "conv2d" else x
     packed = kernel.pack_weights(w, p)
-    shape = p.out_shape
+    shape: tuple[int, ...] = p.out_shape
     if rank == 2:
         given, shape = given.reshape(p.pixels, p.ci), (p.pixels, p.co)
         shortcut = shortcut.reshape(shape)
 
-    operands = [given, *packed]
+    operands = [np.ascontiguousarray(given), *packed]
     places = [te.placeholder(a.shape, str(a.dtype), f"in{i}") for i, a in enumerate(operands)]
     out = kernel.compute(*places, params=p)
     exact = reference.conv2d(x.astype(np.float64), w.astype(np.float64), p).reshape(shape)
-    bound = reference.conv2d(np.abs(x).astype(np.float64), np.abs(w).astype(np.float64), p)
-    error = bound.reshape(shape) * np.finfo(np.float32).eps * max(4.0, 0.5 * np.sqrt(p.taps))
+    # Rounding grows with the sum of the magnitudes; a random walk of `taps` steps bounds it well.
+    size = reference.conv2d(np.abs(x).astype(np.float64), np.abs(w).astype(np.float64), p)
+    error = size.reshape(shape) * np.finfo(np.float32).eps * max(4.0, 0.5 * np.sqrt(p.taps))
     if epilogue != "none":
         extra = [scale, offset] + {"relu": [], "prelu": [slope], "shortcut": [shortcut]}[epilogue]
         added = [te.placeholder(a.shape, "float32", f"ex{i}") for i, a in enumerate(extra)]
@@ -60,8 +78,16 @@ def run(kernel: Kernel, params: ConvParams, epilogue: str, target: Target, rank:
             error = error * np.maximum(1, np.abs(slope))
         else:
             exact = np.maximum(exact + shortcut, 0)
-    actual = build_and_run(te.create_prim_func([*places, out]), operands, shape, target)
-    assert (np.abs(actual - exact) <= error + 1e-6).all(), f"{kernel.name} {p} {epilogue}"
+    # Relax gives its functions 64-bit indices; what is tested is what is compiled.
+    func = te.create_prim_func([*places, out], index_dtype_override="int64")
+    return FloatCase(func, operands, exact, error + 1e-6)
+
+
+def run(kernel: Kernel, params: ConvParams, epilogue: str, target: Target, rank: int = 4) -> None:
+    """Assert that `kernel` computes the reference's result on this machine."""
+    case = make(kernel, params, epilogue, rank)
+    actual = build_and_run(case.func, case.operands, case.expected.shape, target)
+    case.check(actual, f"{kernel.name} {params} {epilogue}")
 
 
 def build_and_run(
