@@ -16,7 +16,7 @@ from topi_ext.epilogue import leaf_blocks
 from topi_ext.kernels import KERNEL, PARAMS, STAGE
 from topi_ext.params import ConvParams
 
-# Stages whose own PrimFunc does a kernel's preparation: their time is the layer's, not its MACs.
+# The stage of a kernel that does the multiply-accumulates.
 _ACCUMULATE = "acc"
 
 
@@ -103,6 +103,8 @@ class _Extraction:
         writes = tuple(self._add(f"t{len(self.program.tensors)}", t, "workspace") for t in fields)
         kernel, params = self.kernels[callee]
         layer, kind = self._origin(names, kernel)
+        if kernel is not None and params is None:
+            kind = "pack"  # bits for a layer, or what its kernel makes of them beforehand
         self.program.calls.append(
             Call(
                 symbol=self.symbols[callee],
@@ -120,10 +122,7 @@ class _Extraction:
         found = [self.origins[name] for name in names if name in self.origins]
         if not found:
             return ("", "other")
-        layer, kind = found[0] if kernel else found[-1]
-        if kernel == "pack":
-            kind = "pack"
-        return layer, kind
+        return found[0] if kernel else found[-1]
 
     def _add(self, name: str, ty: relax.TensorType, role: str) -> int:
         shape = tuple(int(d) for d in ty.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import tvm
 from tvm import relax, tirx
 from tvm.ir import IRModule
 from tvm.target import Target
@@ -29,8 +30,9 @@ def fuse(imported: Imported, target: Target) -> Fused:
         module = relax.transform.LegalizeOps(skip_ops=["relax.reshape"])(imported.module)
     module = _set_patterns(module, imported.opaque)
     module = relax.transform.AnnotateTIROpPattern()(module)
+    separate = module
     module = relax.transform.FuseOps()(module)
-    names = _binding_names(module)
+    names = _Origins(separate).of(module)
     module = relax.transform.FuseTIR()(module)
     fused = Fused(module, names)
     if len(bindings(module)) != len(names):
@@ -52,13 +54,66 @@ def _set_patterns(module: IRModule, opaque: frozenset[str]) -> IRModule:
     return module
 
 
-def _binding_names(module: IRModule) -> tuple[tuple[str, ...], ...]:
-    names = []
-    for binding in bindings(module):
-        inner = [binding.var.name]
-        callee = getattr(binding.value, "op", None)
-        function = module.functions.get(callee) if hasattr(callee, "name_hint") else None
-        if isinstance(function, relax.Function):
-            inner = [b.var.name for block in function.body.blocks for b in block.bindings]
-        names.append(tuple(inner))
-    return tuple(names)
+class _Origins:
+    """Which bindings of the module before FuseOps went into each binding after it.
+
+    FuseOps shares one function among equal groups, so the names inside a function tell nothing
+    about a call. A call is therefore replayed: each PrimFunc call inside the function, with the
+    call's operands put in, is a binding of the module before.
+    """
+
+    def __init__(self, before: IRModule) -> None:
+        self._names = {
+            self._key(binding.value, {}): binding.var.name
+            for binding in bindings(before)
+            if _is_call_tir(binding.value)
+        }
+
+    def of(self, after: IRModule) -> tuple[tuple[str, ...], ...]:
+        """Names of the old bindings, per new one."""
+        resolved: dict[relax.Var, str] = {}
+        groups = []
+        for binding in bindings(after):
+            value = binding.value
+            function = (
+                after.functions.get(value.op)
+                if isinstance(value, tvm.ir.Call) and (isinstance(value.op, tvm.ir.GlobalVar))
+                else None
+            )
+            if isinstance(function, relax.Function):
+                inside = {
+                    parameter: self._operand(argument, resolved)
+                    for parameter, argument in zip(function.params, value.args, strict=True)
+                }
+                names = []
+                for inner in (b for block in function.body.blocks for b in block.bindings):
+                    name = self._names.get(self._key(inner.value, inside), "")
+                    inside[inner.var] = name
+                    names.append(name)
+                resolved[binding.var] = inside.get(function.body.body, names[-1])
+                groups.append(tuple(names))
+                continue
+            name = binding.var.name
+            if _is_call_tir(value):
+                name = self._names.get(self._key(value, resolved), name)
+            resolved[binding.var] = name
+            groups.append((name,))
+        return tuple(groups)
+
+    def _key(self, value: relax.Expr, known: dict[relax.Var, str]) -> tuple[str, ...]:
+        if not _is_call_tir(value):
+            return ()
+        operands = (
+            value.args[1].fields if isinstance(value.args[1], relax.Tuple) else value.args[1:]
+        )
+        return (value.args[0].name_hint, *(self._operand(o, known) for o in operands))
+
+    @staticmethod
+    def _operand(expr: relax.Expr, known: dict[relax.Var, str]) -> str:
+        if isinstance(expr, relax.Var):
+            return known.get(expr, expr.name)
+        return f"#{hash(expr)}"  # a constant: known by its identity
+
+
+def _is_call_tir(value: relax.Expr) -> bool:
+    return isinstance(value, tvm.ir.Call) and value.op.same_as(tvm.ir.Op.get("relax.call_tir"))
