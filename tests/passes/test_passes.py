@@ -217,5 +217,5 @@ def test_one_binariser_is_packed_once() -> None:
     arrays["b"] = arrays["g"]
     model = parse(body.replace("b = bnn", "q = bnn").replace("Mul(a, b)", "Mul(a, q)"), arrays)
     program = pipeline.build(model, resolve(CompileOptions()))
-    assert [call.kind for call in program.calls].count("pack") == 1
+    assert [call.kernel for call in program.calls].count("pack") == 1
     assert isinstance(model, onnx.ModelProto)
