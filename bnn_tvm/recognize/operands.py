@@ -10,6 +10,7 @@ from bnn_tvm.recognize import origin
 from bnn_tvm.recognize.bits import Binarized, Bits, Flipped, Moved, Padded, spatial_pads
 from bnn_tvm.recognize.graph import Graph
 from bnn_tvm.recognize.layers import Layer
+from bnn_tvm.recognize.step import Step
 from bnn_tvm.recognize.values import Facts, TwoValued, Unproven
 
 DENORMAL = np.float32(1.4e-45)
@@ -157,9 +158,15 @@ def implicit(graph: Graph, facts: Facts, layer: Layer, sign_zero: str) -> Operan
             pads = tuple(a + b for a, b in zip(spatial, layer.pads, strict=True))
             bit = 0 if value == 0 else 1 if value > 0 else -1
             real = float(bit)
-    shape = graph.shape(source)
-    assert shape is not None
     threshold = np.float32(0) if sign_zero == "plus" else DENORMAL
-    bits = Binarized(shape, source, np.asarray(threshold), np.asarray(1, np.int8))
+    one = np.ones(1, np.float32)
+    step = Step(None, threshold * one, one.astype(np.int8), -one, one)
+    users = {id(layer.node), id(node) if node is not None else 0}
+    bits, _, step, _ = facts.go_back(source, step, users)
+    if np.isnan(step.threshold).any():
+        # A channel that is constant before the sign: binarise there, where its bit is at hand.
+        shape = graph.shape(source)
+        assert shape is not None
+        bits = Binarized(shape, source, np.asarray(threshold), np.asarray(1, np.int8))
     ci = layer.weights.shape[1] * layer.group
     return Operand(bits, np.zeros(ci), np.ones(layer.group), pads, real, bit)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,22 +42,26 @@ class Region:
     channels: int
     constants: dict[str, np.ndarray]
 
-    def signature(self) -> bytes:
-        """Equal for regions that compute the same function, whatever their tensors are called."""
-        names = {self.source: "x"}
-        parts: list[object] = [self.rank, self.axis, self.channels]
-        for index, node in enumerate(self.nodes):
-            inputs = []
-            for name in node.input:
-                if name in self.constants:
-                    array = self.constants[name]
-                    inputs.append((array.shape, array.dtype.str, array.tobytes()))
-                else:
-                    inputs.append(names.get(name, ""))
+    def structure(self) -> bytes:
+        """Equal for regions that differ in names and in the values of constants alone."""
+        names = self.names()
+        parts: list[object] = [self.rank, self.axis]
+        for node in self.nodes:
             attributes = sorted(a.SerializeToString() for a in node.attribute)
-            parts.append((node.op_type, inputs, attributes))
-            names[node.output[0]] = f"t{index}"
+            parts.append((node.op_type, [names.get(i, "") for i in node.input], attributes))
+        parts.append([(a.shape, a.dtype.str) for a in self.constants.values()])
         return repr(parts).encode()
+
+    def signature(self) -> bytes:
+        """Equal for regions that compute the same function."""
+        values = b"".join(a.tobytes() for a in self.constants.values())
+        return self.structure() + repr(self.channels).encode() + values
+
+    def names(self) -> dict[str, str]:
+        """Tensor names that depend on the structure alone: x, c0, c1 ..., t0, t1 ..."""
+        names = {self.source: "x"}
+        names |= {name: f"c{i}" for i, name in enumerate(self.constants)}
+        return names | {n.output[0]: f"t{i}" for i, n in enumerate(self.nodes)}
 
 
 def make_region(
@@ -117,23 +122,54 @@ def _shrink(array: np.ndarray, rank: int) -> tuple[np.ndarray, set[int]]:
     return np.ascontiguousarray(array), varying
 
 
-class Evaluator:
-    """One onnxruntime session (optimiser off) that evaluates a region on probes.
+class Sessions:
+    """onnxruntime sessions by structure: constants are inputs, so that layers share them."""
 
-    `states` adds the values at which the function may break, for the search of its pieces.
-    `double` computes in float64, to tell rounding from function.
+    def __init__(self) -> None:
+        self._made: dict[tuple[bytes, bool, bool], tuple[Any, list[str], list[bool]]] = {}
+
+    def get(
+        self, graph: Graph, region: Region, *, double: bool = False, search: bool = True
+    ) -> tuple[Any, list[str], list[bool]]:
+        """A session, the Sign variants it computes, and for each state whether it is exact."""
+        key = (region.structure(), double, search)
+        if key not in self._made:
+            builder = _Builder(graph, region, double)
+            signs = search and any(n.op_type == "Sign" for n in region.nodes)
+            variants = list(ZERO_VARIANTS if signs else ZERO_VARIANTS[:1])
+            results = [builder.add(variant) for variant in variants]
+            states = builder.states() if search and not double else []
+            session = builder.session(results, [name for name, _ in states])
+            self._made[key] = (session, variants, [exact for _, exact in states])
+        return self._made[key]
+
+
+class Evaluator:
+    """Evaluates a region on probes, with onnxruntime's optimiser off.
+
+    With `search`, all variants of sign(0) are computed, and a hash of the values at which the
+    function may break, for the search of its pieces. `double` computes in float64, to tell
+    rounding from function.
     """
 
-    def __init__(self, graph: Graph, region: Region, *, double: bool = False) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        region: Region,
+        sessions: Sessions,
+        *,
+        double: bool = False,
+        search: bool = True,
+    ) -> None:
         self.region = region
         self.dtype = np.float64 if double else np.float32
-        self.variants = (
-            ZERO_VARIANTS if any(n.op_type == "Sign" for n in region.nodes) else ZERO_VARIANTS[:1]
+        self._session, self.variants, self._exact = sessions.get(
+            graph, region, double=double, search=search
         )
-        builder = _Builder(graph, region, double)
-        self.results = [builder.add(variant) for variant in self.variants]
-        self.state_names = [] if double else builder.state_names()
-        self._session = builder.session(self.results, self.state_names)
+        self._feeds = {
+            f"c{i}": a.astype(np.float64) if double and a.dtype.kind == "f" else a
+            for i, a in enumerate(region.constants.values())
+        }
 
     def __call__(self, x: np.ndarray) -> tuple[list[np.ndarray], np.ndarray | None]:
         """Values of every variant, [probes, channels], and a hash of the discrete state.
@@ -149,20 +185,19 @@ class Evaluator:
             shape[axis] = channels
         flip = axis is not None and axis < along
         feed = (x.T if flip else x).reshape(shape)
-        with np.errstate(all="ignore"):
-            raw = self._session.run(None, {"x": np.ascontiguousarray(feed, self.dtype)})
+        raw = self._session.run(None, {"x": np.ascontiguousarray(feed, self.dtype), **self._feeds})
 
         def back(y: np.ndarray) -> np.ndarray:
             y = np.broadcast_to(y, shape)
             return y.reshape(channels, probes).T if flip else y.reshape(probes, channels)
 
-        values = [back(y) for y in raw[: len(self.results)]]
-        if not self.state_names:
+        count = len(self.variants)
+        values = [back(y) for y in raw[:count]]
+        if not self._exact:
             return values, None
         state = np.zeros((probes, channels), np.int64)
-        for index, y in enumerate(raw[len(self.results) :]):
-            exact = self.state_names[index][1]
-            state += _discrete(back(y), exact) * np.int64(2 * index + 1) * np.int64(0x9E3779B97F4A7C1)
+        for index, (y, exact) in enumerate(zip(raw[count:], self._exact, strict=True)):
+            state += _discrete(back(y), exact) * np.int64((2 * index + 1) * 0x9E3779B97F4A7)
         return values, state
 
 
@@ -170,42 +205,40 @@ def _discrete(y: np.ndarray, exact: bool) -> np.ndarray:
     if exact or y.dtype.kind != "f":
         y = y.astype(np.float32, copy=False)
         return (y + np.float32(0)).view(np.int32).astype(np.int64)
-    with np.errstate(invalid="ignore"):
-        sign = np.sign(y)
-    return np.where(np.isnan(sign), 2, sign).astype(np.int64)
+    return (y > 0).astype(np.int64) - (y < 0) + 2 * np.isnan(y)
 
 
 class _Builder:
-    """Makes the little model: region nodes, shrunk constants, Sign variants."""
+    """Makes the little model: region nodes, constants as inputs, Sign variants."""
 
     def __init__(self, graph: Graph, region: Region, double: bool) -> None:
         self.graph = graph
         self.region = region
         self.double = double
+        self.names = region.names()
         self.nodes: list[onnx.NodeProto] = []
         self.type = TensorProto.DOUBLE if double else TensorProto.FLOAT
+        dtype = np.float64 if double else np.float32
         self.initializers = [
-            numpy_helper.from_array(self._cast(a), f"c:{n}") for n, a in region.constants.items()
+            numpy_helper.from_array(np.array(value, dtype), f"k:{name}")
+            for value, name in ((1.0, "one"), (-1.0, "minus_one"), (0.0, "zero"))
         ]
-        for value, name in ((1.0, "one"), (-1.0, "minus_one"), (0.0, "zero")):
-            array = np.array(value, np.float64 if double else np.float32)
-            self.initializers.append(numpy_helper.from_array(array, f"k:{name}"))
-
-    def _cast(self, array: np.ndarray) -> np.ndarray:
-        return array.astype(np.float64) if self.double and array.dtype.kind == "f" else array
 
     def add(self, variant: str) -> str:
-        region = self.region
-        names = {region.source: "x"} | {n: f"c:{n}" for n in region.constants}
-        for node in region.nodes:
+        """Add the region's nodes with sign(0) as `variant` says; the name of its result."""
+        names = self.names
+
+        def renamed(name: str) -> str:
+            new = names.get(name, "")
+            return f"{new}{variant}" if new.startswith("t") else new
+
+        for node in self.region.nodes:
             new = onnx.NodeProto()
             new.CopyFrom(node)
-            out = f"{variant}:{node.output[0]}"
             del new.input[:], new.output[:]
-            new.input.extend(names[i] if i else "" for i in node.input)
-            new.output.append(out)
-            new.name = out
-            names[node.output[0]] = out
+            new.input.extend(renamed(i) for i in node.input)
+            new.output.append(renamed(node.output[0]))
+            new.name = new.output[0]
             if self.double and new.op_type == "Cast":
                 for a in new.attribute:
                     if a.name == "to" and a.i in _FLOAT_TYPES:
@@ -214,7 +247,7 @@ class _Builder:
                 self._sign(new, variant)
             else:
                 self.nodes.append(new)
-        return names[region.result]
+        return renamed(self.region.result)
 
     def _sign(self, node: onnx.NodeProto, variant: str) -> None:
         x, out = node.input[0], node.output[0]
@@ -222,33 +255,33 @@ class _Builder:
         self.nodes.append(helper.make_node(compare, [x, "k:zero"], [out + "?"]))
         self.nodes.append(helper.make_node("Where", [out + "?", "k:one", "k:minus_one"], [out]))
 
-    def state_names(self) -> list[tuple[str, bool]]:
+    def states(self) -> list[tuple[str, bool]]:
         """Tensors whose sign (or, where True, whose value) tells the pieces of the function."""
-        names = []
+        states = []
         for node in self.region.nodes:
             kind = self.graph.elem_type(node.output[0])
             exact = kind not in _FLOAT_TYPES or node.op_type in _DISCRETE
-            names.append((f":{node.output[0]}", exact))
-        return names
+            states.append((self.names[node.output[0]], exact))
+        return states
 
-    def session(self, results: list[str], states: list[tuple[str, bool]]) -> object:
+    def session(self, results: list[str], states: list[str]) -> Any:
+        """An onnxruntime session with the results first, then the states, as outputs."""
         import onnxruntime as ort
 
-        rank = self.region.rank
-        outputs = [helper.make_tensor_value_info(f"r:{i}", self.type, None) for i in range(len(results))]
+        region = self.region
+        info = helper.make_tensor_value_info
+        inputs = [info("x", self.type, [None] * region.rank)]
+        for i, array in enumerate(region.constants.values()):
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            if self.double and array.dtype.kind == "f":
+                kind = TensorProto.DOUBLE
+            inputs.append(info(f"c{i}", kind, [None] * array.ndim))
         nodes = [*self.nodes]
-        nodes += [helper.make_node("Identity", [n], [f"r:{i}"]) for i, n in enumerate(results)]
-        taken = dict.fromkeys(n for n, _ in states)
-        outputs += [onnx.ValueInfoProto(name=n) for n in taken]
-        little = helper.make_graph(
-            nodes,
-            "region",
-            [helper.make_tensor_value_info("x", self.type, [None] * rank)],
-            outputs,
-            self.initializers,
-        )
+        nodes += [helper.make_node("Identity", [n], [f"r{i}"]) for i, n in enumerate(results)]
+        outputs = [info(f"r{i}", self.type, None) for i in range(len(results))]
+        outputs += [onnx.ValueInfoProto(name=n) for n in states]
         model = helper.make_model(
-            little,
+            helper.make_graph(nodes, "region", inputs, outputs, self.initializers),
             opset_imports=[helper.make_opsetid("", self.graph.opset)],
             ir_version=min(self.graph.model.ir_version or 8, 10),
         )

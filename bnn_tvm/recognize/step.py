@@ -14,16 +14,16 @@ import numpy as np
 
 from bnn_tvm.recognize import floats
 from bnn_tvm.recognize.graph import Graph
-from bnn_tvm.recognize.probe import Evaluator, Region
+from bnn_tvm.recognize.probe import Evaluator, Region, Sessions
 
 TOLERANCE = 1e-6
 """Relative distance from its value at which an output still counts: straight-through sums."""
 
-_WIDE = 2.0**24
-_EXACT = 2.0**16
-_MODERATE = 64.0
+_WIDE_KEY = int(floats.to_key(2.0**24))
+_EXACT_KEY = int(floats.to_key(2.0**16))
+_MODERATE_KEY = int(floats.to_key(64.0))
 _MAX_BREAKS = 64
-_BUDGET = 3_000_000
+_BUDGET = 400_000
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,27 @@ class NotAStep(Exception):
 
 
 def find_step(
-    graph: Graph, region: Region, *, sign_zero: str = "plus", non_negative: bool = False
+    graph: Graph,
+    region: Region,
+    sessions: Sessions,
+    *,
+    sign_zero: str = "plus",
+    non_negative: bool = False,
 ) -> Step:
     """The step that a region is, over all x, or over x >= 0 only.
 
     Raises NotAStep with what the region is instead.
     """
-    return _Search(graph, region, sign_zero, non_negative).find()
+    return _Search(graph, region, sessions, sign_zero, non_negative).find()
 
 
 class _Search:
-    def __init__(self, graph: Graph, region: Region, sign_zero: str, non_negative: bool) -> None:
-        self.graph, self.region, self.sign_zero = graph, region, sign_zero
-        self.evaluate = Evaluator(graph, region)
+    def __init__(
+        self, graph: Graph, region: Region, sessions: Sessions, sign_zero: str, non_negative: bool
+    ) -> None:
+        self.graph, self.region, self.sessions = graph, region, sessions
+        self.sign_zero = sign_zero
+        self.evaluate = Evaluator(graph, region, sessions)
         self.first_key = 0 if non_negative else int(floats.to_key(-floats.LARGE))
         self.last_key = int(floats.to_key(floats.LARGE))
         self.keys: list[np.ndarray] = []
@@ -115,7 +123,7 @@ class _Search:
 
     def _reject_early(self, keys: np.ndarray) -> None:
         """Refuse what plainly takes more than three values before any search is done."""
-        usual = np.abs(keys[:, 0]) <= floats.to_key(_MODERATE)
+        usual = np.abs(keys[:, 0]) <= _MODERATE_KEY
         y = self.values[0][0][usual]
         with np.errstate(invalid="ignore"):
             low, high = np.nanmin(y, axis=0), np.nanmax(y, axis=0)
@@ -184,7 +192,7 @@ class _Search:
         step, chosen = self._judge(keys, values[self.sign_zero], self.sign_zero)
         with np.errstate(invalid="ignore"):
             zero = ~(np.abs(plain - chosen) <= 1e-3 * np.abs(step.high - step.low))
-        zero &= np.abs(floats.from_key(keys)) <= (_WIDE if self._double else floats.LARGE)
+        zero &= np.abs(keys) <= (_WIDE_KEY if self._double else self.last_key)
         x = floats.from_key(keys)
         z_low = np.where(zero, x, np.inf).min(axis=0)
         z_high = np.where(zero, x, -np.inf).max(axis=0)
@@ -205,8 +213,8 @@ class _Search:
             exact = self._in_double(keys, variant)
             if exact is None:
                 raise
-            used = np.abs(floats.from_key(keys)) <= _WIDE
-            near = np.abs(floats.from_key(keys)) <= _EXACT
+            used = np.abs(keys) <= _WIDE_KEY
+            near = np.abs(keys) <= _EXACT_KEY
             # float32 decides on which side a probe lies wherever its rounding leaves that clear.
             shown = np.where(near, y, exact)
             shown = np.where(used, shown, np.nan)
@@ -220,7 +228,7 @@ class _Search:
     def _in_double(self, keys: np.ndarray, variant: str) -> np.ndarray | None:
         try:
             if self._double is None:
-                self._double = Evaluator(self.graph, self.region, double=True)
+                self._double = Evaluator(self.graph, self.region, self.sessions, double=True)
             values, _ = self._double(floats.from_key(keys).astype(np.float64))
         except Exception:  # onnxruntime has no float64 kernel for one of the ops
             return None
@@ -228,7 +236,7 @@ class _Search:
 
     def _step(self, keys: np.ndarray, y: np.ndarray, shown: np.ndarray) -> Step:
         """Check that y (NaN: not to be looked at) is a step whose sides are those of `shown`."""
-        skip = np.isnan(y) & np.isnan(shown) & (np.abs(floats.from_key(keys)) > _WIDE)
+        skip = np.isnan(y) & np.isnan(shown) & (np.abs(keys) > _WIDE_KEY)
         if not np.isfinite(y[~skip]).all() or not np.isfinite(shown[~skip]).all():
             raise NotAStep("gives NaN or infinity for some inputs")
         low = np.where(skip, np.inf, y).min(axis=0)

@@ -9,15 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx
 
 from bnn_tvm.recognize import movement, origin
 from bnn_tvm.recognize.bits import Binarized, Bits, Flipped, Padded
 from bnn_tvm.recognize.elementwise import DISCONTINUOUS, Elementwise
 from bnn_tvm.recognize.graph import FLOAT, Graph
-from bnn_tvm.recognize.probe import Evaluator, NotPerChannel, Region, make_region
+from bnn_tvm.recognize.monotone import chain_back, pull_back
+from bnn_tvm.recognize.probe import Evaluator, NotPerChannel, Region, Sessions, make_region
 from bnn_tvm.recognize.step import NotAStep, Step, find_step
 
 _MAX_TRIALS = 16
+_MAX_CHAIN = 64
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Facts:
         self.graph = graph
         self.elementwise = Elementwise(graph)
         self.sign_zero = sign_zero
+        self.sessions = Sessions()
         self.integers: dict[str, tuple[int, int]] = {}
         self._facts: dict[str, Fact] = {}
         self._steps: dict[bytes, Step | str] = {}
@@ -107,44 +111,47 @@ class Facts:
     # Steps -----------------------------------------------------------------------------------
 
     def _search(self, name: str, chain: list[str]) -> Fact:
-        """Look for the farthest tensor of which `name` is a step."""
+        """Look for a tensor of which `name` is a step, then go back from there.
+
+        Regions without constants per channel come first, farthest first: they are cheap, and
+        layers share them. Of the others the nearest is taken.
+        """
         graph = self.graph
         nearest = graph.producer[name].op_type
-        private: list[tuple[str, list]] = []
-        shared: list[tuple[str, list]] = []
-        for source in chain:
+        refusal = ""
+        shared: list[Region] = []
+        apart: list[Region] = []
+        for source in chain[:_MAX_CHAIN]:
             nodes = self.elementwise.region(source, name)
             if graph.elem_type(source) != FLOAT or not any(
                 n.op_type in DISCONTINUOUS for n in nodes
             ):
                 continue
-            (private if self._is_private(nodes, name) else shared).append((source, nodes))
-        if not private and not shared:
-            return Unproven(f"{nearest}: no binariser found")
-        refusal = ""
-        for source, nodes in [*reversed(private), *shared][:_MAX_TRIALS]:
             try:
                 region = make_region(graph, source, name, nodes)
             except NotPerChannel as problem:
                 refusal = refusal or f"{nearest}, whose {problem}"
-                continue
+                break
+            (shared if region.axis is None else apart).append(region)
+        shared.sort(key=lambda r: self._is_private(r), reverse=True)
+        private = sum(self._is_private(r) for r in shared)
+        shared[:private] = shared[:private][::-1]
+        for region in [*shared, *apart][:_MAX_TRIALS]:
             found = self._step(region)
             if isinstance(found, Step):
                 return self._stepped(name, region, found)
-            refusal = refusal or f"{nearest}: as a function of {source} it {found}"
-        return Unproven(refusal)
+            refusal = f"{nearest}: as a function of {region.source} it {found}"
+        return Unproven(refusal or f"{nearest}: no binariser found")
 
-    def _is_private(self, nodes: list, result: str) -> bool:
-        inside = {id(n) for n in nodes}
-        for node in nodes:
-            out = node.output[0]
-            if out == result:
-                continue
-            if out in self.graph.outputs:
-                return False
-            if any(id(user) not in inside for user in self.graph.users.get(out, ())):
-                return False
-        return True
+    def _is_private(self, region: Region) -> bool:
+        """Whether nothing outside uses what lies between the source and the result."""
+        inside = {id(n) for n in region.nodes}
+        between = [n.output[0] for n in region.nodes if n.output[0] != region.result]
+        return not any(
+            out in self.graph.outputs
+            or any(id(user) not in inside for user in self.graph.users.get(out, ()))
+            for out in between
+        )
 
     def _step(self, region: Region) -> Step | str:
         positive = origin.non_negative(self.graph, region.source)
@@ -152,61 +159,100 @@ class Facts:
         if key not in self._steps:
             try:
                 self._steps[key] = find_step(
-                    self.graph, region, sign_zero=self.sign_zero, non_negative=positive
+                    self.graph, region, self.sessions, sign_zero=self.sign_zero, non_negative=positive
                 )
             except NotAStep as problem:
                 self._steps[key] = str(problem)
         return self._steps[key]
 
     def _stepped(self, name: str, region: Region, step: Step) -> TwoValued:
-        graph = self.graph
-        shape = graph.shape(name)
+        shape = self.graph.shape(name)
         assert shape is not None
-        bits, source = self._binarize(region.source, step)
-        zeros, exact = self._zeros(region, step)
-        kinds = ", ".join(dict.fromkeys(n.op_type for n in region.nodes))
+        kinds = [n.op_type for n in region.nodes]
+        inside = {id(n) for n in region.nodes}
+        bits, source, step, crossed = self.go_back(region.source, step, inside)
+        kinds = list(dict.fromkeys([*(n.op_type for n in reversed(crossed)), *kinds]))
+        zeros, exact = self._zeros(source, step)
         return TwoValued(
             bits,
             along(step.low, step.axis, len(shape)),
             along(step.high, step.axis, len(shape)),
-            f"{kinds} of {source}",
+            f"{', '.join(kinds)} of {source}",
             zeros,
             exact,
         )
 
-    def _binarize(self, source: str, step: Step) -> tuple[Bits, str]:
-        """Binarize(source), with a constant Pad below the binariser moved behind it."""
+    def go_back(
+        self, source: str, step: Step, inside: set[int]
+    ) -> tuple[Bits, str, Step, list[onnx.NodeProto]]:
+        """Move a step's source back through monotone nodes and constant Pads.
+
+        inside: ids of the nodes between source and result. Returns the bits, the source that
+        they read, the step in terms of it, and the nodes crossed, nearest first.
+        """
         graph = self.graph
+        crossed: list[onnx.NodeProto] = []
+        pads: list[tuple[tuple[int, ...], tuple[int, ...], int]] = []
+        while True:
+            nodes = chain_back(graph, self.elementwise, source, inside)
+            # Where the whole chain cannot be crossed, a shorter one may be.
+            for count in range(len(nodes), 0, -1):
+                pulled = pull_back(
+                    graph, self.elementwise, self.sessions, source, nodes[:count], step
+                )
+                if pulled is not None:
+                    source, step = pulled
+                    crossed += nodes[:count]
+                    break
+            padded = self._below_pad(source, step)
+            if padded is None:
+                break
+            shape = graph.shape(source)
+            assert shape is not None
+            inside = {id(graph.producer[source])}
+            pads.append((shape, *padded))
+            source = graph.producer[source].input[0]
         shape = graph.shape(source)
         assert shape is not None
         rank = len(shape)
-        threshold = along(step.threshold, step.axis, rank)
-        direction = along(step.direction, step.axis, rank)
-        node = graph.producer.get(source)
-        if node is not None and node.op_type == "Pad":
-            value, pads = origin.pad_value(graph, node), origin.pad_widths(graph, node)
-            inner_shape = graph.shape(node.input[0])
-            fits = step.axis is None or (
-                pads is not None and not pads[step.axis] and not pads[step.axis + rank]
-            )
-            if value is not None and pads is not None and inner_shape is not None and fits:
-                side = apply(np.float32(value), step.threshold, step.direction)
-                if (side == side.flat[0]).all():
-                    inner = Binarized(inner_shape, node.input[0], threshold, direction)
-                    return Padded(shape, inner, pads, int(side.flat[0])), node.input[0]
-        return Binarized(shape, source, threshold, direction), source
+        bits: Bits = Binarized(
+            shape,
+            source,
+            along(step.threshold, step.axis, rank),
+            along(step.direction, step.axis, rank),
+        )
+        for padded_shape, widths, side in reversed(pads):
+            bits = Padded(padded_shape, bits, widths, side)
+        return bits, source, step, crossed
 
-    def _zeros(self, region: Region, step: Step) -> tuple[str | None, bool]:
-        """Why exact zeros are likely at a plain Sign of this region, and whether they stay."""
+    def _below_pad(self, source: str, step: Step) -> tuple[tuple[int, ...], int] | None:
+        """Widths and bit of a constant Pad that makes `source`, where all its taps get one bit."""
+        graph = self.graph
+        node = graph.producer.get(source)
+        if node is None or node.op_type != "Pad":
+            return None
+        value, pads = origin.pad_value(graph, node), origin.pad_widths(graph, node)
+        shape, inner = graph.shape(source), graph.shape(node.input[0])
+        if value is None or pads is None or shape is None or inner is None:
+            return None
+        if step.axis is not None and (pads[step.axis] or pads[step.axis + len(shape)]):
+            return None
+        side = apply(np.float32(value), step.threshold, step.direction)
+        if not (side == side.flat[0]).all():
+            return None
+        return pads, int(side.flat[0])
+
+    def _zeros(self, source: str, step: Step) -> tuple[str | None, bool]:
+        """Why exact zeros are likely at a plain Sign of this step, and whether they stay."""
         if step.zero_used:
             return "reads a tensor that is never negative, where 0 is likely", True
         if step.zero_low is None or step.zero_high is None:
             return None, False
-        integers = origin.integer_range(self.graph, region.source, self.integers)
+        integers = origin.integer_range(self.graph, source, self.integers)
         if integers and origin.holds_integer(step.zero_low, step.zero_high, *integers):
             return "reads integers, where 0 is likely", False
         at_zero = (step.zero_low <= 0) & (step.zero_high >= 0)
-        if at_zero.any() and origin.non_negative(self.graph, region.source):
+        if at_zero.any() and origin.non_negative(self.graph, source):
             return "reads a tensor that is never negative, where 0 is likely", False
         return None, False
 
@@ -233,7 +279,7 @@ class Facts:
         both = np.stack(
             [np.broadcast_to(v.reshape(-1), (region.channels,)) for v in (fact.minus, fact.plus)]
         )
-        evaluate = Evaluator(graph, region)
+        evaluate = Evaluator(graph, region, self.sessions, search=False)
         values = evaluate(both.astype(np.float32))[0]
         y = values[0]
         if not np.isfinite(y).all():
