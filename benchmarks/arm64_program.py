@@ -175,8 +175,16 @@ def compile_cases(
 
 def build(cases: Sequence[Case], target: Target, directory: Path) -> Program:
     """Schedule, compile and link the cases. Raises CalledProcessError if zig fails."""
+    prepared, assembly = compile_cases(cases, target, directory / "kernels.o")
+    return link(prepared, assembly, directory)
+
+
+def link(prepared: tuple[Prepared, ...], assembly: str, directory: Path) -> Program:
+    """Link `kernels.o` in `directory` with the data of the cases it holds.
+
+    Raises CalledProcessError if zig fails.
+    """
     objects, source, path = directory / "kernels.o", directory / "main.c", directory / "program"
-    prepared, assembly = compile_cases(cases, target, objects)
     source.write_text(_c_source(prepared, directory))
     zig = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl"]
     flags = ["-O1", "-static", "-no-pie", "-nostdlib", "-ffreestanding", "-fno-sanitize=all"]

@@ -1,0 +1,111 @@
+"""The float kernels on arm64: right under qemu, multiplying by lane, spilling nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+
+from benchmarks import arm64_program
+from benchmarks.arm64_program import Case, Prepared
+from bnn_tvm.export.kernels_abi import lower
+from tests.topi_ext import float_case
+from topi_ext.kernels import Kernel, select, table
+from topi_ext.params import ConvParams
+from topi_ext.schedule import schedule_primfunc
+
+CORES = ["cortex-a53", "cortex-a72", "cortex-a76", "cortex-x1"]
+
+# The float layers of Bi-Real-Net-18 that matter, and a 3x3 one.
+LAYERS = [
+    ConvParams(1, 224, 224, 3, 64, 7, 7, (2, 2), (1, 1), (2, 2, 3, 3)),
+    ConvParams(1, 28, 28, 64, 128, 1, 1),
+    ConvParams(1, 7, 7, 256, 512, 1, 1),
+    ConvParams(1, 28, 28, 128, 128, 3, 3, pads=(1, 1, 1, 1)),
+]
+
+needs_qemu = pytest.mark.skipif(
+    arm64_program.missing_tool() is not None, reason=str(arm64_program.missing_tool())
+)
+
+
+def _shapes(kernel: Kernel) -> Iterator[ConvParams]:
+    if kernel.op == "depthwise":
+        for c in (3, 8, 37, 64):
+            yield ConvParams(1, 5, 6, c, c, 3, 3, (2, 1), pads=(1, 0, 1, 2), groups=c)
+        yield ConvParams(1, 4, 4, 4, 12, 3, 3, pads=(1, 1, 1, 1), groups=4)
+        return
+    pixels, channels = kernel.tile["pixels"], kernel.tile["channels"]
+    if kernel.op == "dense":
+        yield ConvParams.dense(1, 20, 2 * channels)
+        yield ConvParams.dense(pixels + 1, 7, channels + 5)
+        return
+    yield ConvParams(1, 2, pixels + 1, 12, channels, 1, 1)
+    yield ConvParams(1, 1, 2 * pixels, 5, 2 * channels + 3, 1, 1)
+    yield ConvParams(1, 3, pixels + 2, 4, channels + 8, 3, 3, pads=(1, 1, 1, 1))
+    yield ConvParams(2, 7, 9, 6, 2 * channels, 3, 2, (2, 1), (1, 2), (1, 0, 2, 1))
+    yield ConvParams(1, 6, 11, 3, channels, 5, 3, (2, 2), (1, 1), (0, 1, 3, 2))
+    yield ConvParams(1, 4, 5, 8, 2 * channels, 3, 3, pads=(1, 1, 1, 1), groups=2)
+
+
+def _cases() -> list[tuple[Kernel, ConvParams, str]]:
+    found = []
+    for kernel in table().values():
+        if kernel.isa == "neon" and kernel.op in ("conv2d", "depthwise", "dense"):
+            for params in _shapes(kernel):
+                if kernel.supports(params) is None:
+                    epilogue = float_case.EPILOGUES[len(found) % 4]
+                    found.append((kernel, params, epilogue))
+    return found
+
+
+@needs_qemu
+def test_float_kernels_match_the_reference_under_qemu(tmp_path: Path) -> None:
+    target = arm64_program.arm64_target("cortex-a72")
+    chosen = _cases()
+    assert {kernel.op for kernel, _, _ in chosen} == {"conv2d", "depthwise", "dense"}
+    made, prepared, functions = {}, [], {}
+    for i, (kernel, params, epilogue) in enumerate(chosen):
+        name = f"f{i}"
+        case = float_case.make(kernel, params, epilogue, 2 if kernel.op == "dense" else 4)
+        made[name] = case, f"{kernel.name} {params} {epilogue}"
+        func = schedule_primfunc(case.func, target).with_attr("global_symbol", name)
+        functions[name] = func
+        like = case.expected.astype(np.float32)
+        prepared.append(
+            Prepared(Case(name, params, kernel), {name: func}, tuple(case.operands), 0, like)
+        )
+    built = tvm.get_global_func("target.build.llvm")(lower(tvm.IRModule(functions), target), target)
+    built.write_to_file(str(tmp_path / "kernels.o"), "o")
+    program = arm64_program.link(tuple(prepared), str(built.inspect_source("s")), tmp_path)
+    outputs = arm64_program.run(program)
+    for name, (case, what) in made.items():
+        case.check(outputs[name], what)
+
+
+def _assembly(core: str, params: ConvParams) -> str:
+    target = arm64_program.arm64_target(core)
+    case = float_case.make(select("conv2d", params, target), params, "relu")
+    func = schedule_primfunc(case.func, target).with_attr("global_symbol", "layer")
+    built = tvm.get_global_func("target.build.llvm")(
+        lower(tvm.IRModule({"layer": func}), target), target
+    )
+    return arm64_program.function_text(str(built.inspect_source("s")), "layer")
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("params", LAYERS, ids=str)
+def test_inner_loops_multiply_by_lane_and_spill_no_register(core: str, params: ConvParams) -> None:
+    loops = arm64_program.loops_with(_assembly(core, params), "fmla")
+    assert loops
+    for loop in loops:
+        lines = [line for line in loop if line.startswith("fmla")]
+        by_lane = [line for line in lines if re.search(r"\.s\[\d\]$", line)]
+        # Where four inputs of a pixel are no neighbours, one may be loaded to all lanes instead.
+        assert len(by_lane) == len(lines) or params.ci % 4, lines
+        stack = [line for line in loop if "[sp" in line or "[x29" in line]
+        assert not [line for line in stack if re.search(r"\bq\d+", line)], stack
