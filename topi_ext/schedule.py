@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import s_tir
+from tvm import s_tir, tirx
+from tvm.ir import IRModule
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
@@ -25,12 +26,30 @@ def kernel_annotations(func: PrimFunc) -> dict[str, Any] | None:
     return None
 
 
+def narrow_indices(func: PrimFunc) -> PrimFunc:
+    """Index with 32 bits, as te functions do: Relax shapes are 64-bit, and kernels mix with them.
+
+    A function that holds 64-bit integers as data, or a buffer that 32 bits cannot index, is left
+    alone.
+    """
+    for parameter in func.params:
+        elements = 1
+        for extent in parameter.ty.shape:
+            elements *= int(extent)
+        if str(parameter.ty.dtype) in ("int64", "uint64") or elements >= 2**31:
+            return func
+    module = IRModule({"main": func.with_attr("global_symbol", "main")})
+    narrowed = tirx.transform.ForceNarrowIndexToInt32()(module)["main"]
+    return PrimFunc(narrowed.params, narrowed.body, narrowed.ret_type, func.attrs)
+
+
 def schedule_primfunc(func: PrimFunc, target: Target) -> PrimFunc:
     """Schedule one function out of FuseTIR (or te.create_prim_func) for `target`.
 
     A function with a kernel's annotation gets that kernel's schedule, any other the default one.
     Attributes of the function are kept. Raises KeyError if the annotation names no kernel.
     """
+    func = narrow_indices(func)
     notes = kernel_annotations(func)
     if notes is None:
         done = default_schedule(func, target)
