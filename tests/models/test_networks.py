@@ -1,0 +1,43 @@
+"""Trained networks, compiled: same answers as onnxruntime, same accuracy as trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bnn_tvm
+from tests.models.networks import NETWORKS, Network
+
+
+def check(network: Network, outputs: np.ndarray, labels: np.ndarray, expected: np.ndarray) -> None:
+    """Outputs agree; top-1 is equal but where the reference itself is a tie up to rounding."""
+    if network.integers:
+        np.testing.assert_array_equal(outputs, expected)
+    else:
+        np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
+    top = outputs.argmax(1)
+    reference = expected.argmax(1)
+    rows = np.arange(len(top))
+    lead = expected[rows, reference] - expected[rows, top]
+    assert np.all((top == reference) | (lead < 1e-4))
+    assert (top == labels).mean() >= network.accuracy - 0.005
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.name)
+def test_host_agrees_on_every_sample(
+    network: Network,
+    shared_models: Path,
+    unpacked: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    inputs, labels, expected = network.load(shared_models)
+    compiled = bnn_tvm.compile_model(unpacked(network.file))
+    assert any(decision.binary for decision in compiled.decisions)
+    model = bnn_tvm.load(compiled.save(tmp_path / "model").so, self_test=True)
+    outputs = np.concatenate(
+        [next(iter(model.run(sample[None]).values())).reshape(1, -1) for sample in inputs]
+    )
+    check(network, outputs, labels, expected)
