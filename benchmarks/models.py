@@ -136,29 +136,26 @@ def measure(name: str, size: int, threads: int, repeat: int, layers: bool) -> Re
 
 
 def per_layer(model: Any, x: np.ndarray, repeat: int = 20) -> list[dict[str, Any]]:
-    """Median time of every kernel over some profiled runs, in order of execution."""
-    runs = [model.profile({"input": x}) for _ in range(repeat)]
-    rows = []
-    for calls in zip(*runs, strict=True):
-        ms = float(np.median([call.ms for call in calls]))
-        rows.append({"output": calls[0].output, "kernel": calls[0].kernel, "ms": ms})
-    total = sum(row["ms"] for row in rows)
-    return [{**row, "share": row["ms"] / total} for row in rows]
+    """Median time of every kernel call over some profiled runs, in order of execution."""
+    return [asdict(layer) for layer in model.profile({"input": x}, repeat)]
 
 
 def show(results: list[Result], threads: int) -> None:
     """Print the tables for people."""
     import onnxruntime
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=110)
     console.print(
         f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}, "
         f"onnxruntime {onnxruntime.__version__} fp32; milliseconds a run",
         highlight=False,
     )
-    table = Table("network", "G MACs binary + float")
+    table = Table("network", "GMAC binary + float", box=SIMPLE)
     for head in ("bnn_tvm", "p95", "onnxruntime", "p95", "ratio", "error", "compile s"):
         table.add_column(head, justify="right")
     for r in results:
@@ -177,11 +174,19 @@ def show(results: list[Result], threads: int) -> None:
     for r in results:
         if not r.layers:
             continue
-        layers = Table("layer", "kernel", title=f"{r.network}: where the time goes")
+        layers = Table(
+            "layer", "kind", "kernel", box=SIMPLE, title=f"{r.network}: where the time goes"
+        )
         layers.add_column("ms", justify="right")
         layers.add_column("share", justify="right")
         for row in r.layers:
-            layers.add_row(row["output"], row["kernel"], f"{row['ms']:.3f}", f"{row['share']:.1%}")
+            layers.add_row(
+                row["output"],
+                row["kind"],
+                row["kernel"],
+                f"{row['ms']:.3f}",
+                f"{row['share']:.1%}",
+            )
         console.print(layers)
 
 
