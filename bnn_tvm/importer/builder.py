@@ -114,7 +114,9 @@ class Builder:
             expr = self.emit(relax.op.reshape(expr, (shape[0], shape[2], shape[1])))
         return self.new(expr, shape, dtype, last)
 
-    def kernel_call(self, kernel: Kernel, data: relax.Expr, weight: np.ndarray, p: ConvParams):
+    def kernel_call(
+        self, kernel: Kernel, data: relax.Expr, weight: np.ndarray, p: ConvParams
+    ) -> relax.Var:
         """Bind a convolution-like kernel on packed or plain activations; NHWC result."""
         arrays = [relax.const(a) for a in kernel.pack_weights(weight, p)]
 

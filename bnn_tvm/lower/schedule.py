@@ -30,7 +30,7 @@ def schedule_module(
         for symbol, function in module.functions.items()
         if isinstance(function, tirx.PrimFunc)
     ]
-    scheduled = {}
+    scheduled: dict[str, tirx.PrimFunc] = {}
     for index, (name, function) in enumerate(functions):
         bucket = kept.setdefault(tvm_ffi.structural_hash(function), [])
         twin = next((s for f, s in bucket if tvm_ffi.structural_equal(f, function)), None)
