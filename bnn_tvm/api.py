@@ -22,6 +22,7 @@ from bnn_tvm.targets import TargetSpec, resolve
 if TYPE_CHECKING:
     import onnx
 
+    from bnn_tvm.devices import Loaded
     from bnn_tvm.export import Artifact
     from bnn_tvm.export.metadata import TensorInfo
     from bnn_tvm.frontend import Prepared
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from bnn_tvm.recognize import Decision, Recognition
     from bnn_tvm.runtime import Model
     from bnn_tvm.verification import VerifyReport
-    from bnn_tvm.verification.verify import Runner
 
 Progress = Callable[[str], None]
 
@@ -158,7 +158,7 @@ def _build(
     progress: Progress,
 ) -> Artifact:
     """Lower and link `graph`, which is the recognised model or a part of it."""
-    from bnn_tvm import export, pipeline
+    from bnn_tvm import __version__, export, pipeline
     from bnn_tvm.export.metadata import DecisionInfo, Metadata
     from bnn_tvm.verification.deployment import deployment_test
 
@@ -166,6 +166,7 @@ def _build(
     inputs, outputs = _tensor_infos(graph)
     progress("self test")
     metadata = Metadata(
+        tool_version=__version__,
         source=prepared.source,
         source_sha256=prepared.sha256,
         mode=options.mode,
@@ -234,9 +235,9 @@ def verify(
     Those of `compile_model` and `load`; DeviceError when a foreign target cannot be emulated.
     """
     from bnn_tvm.arrays import read_inputs
+    from bnn_tvm.devices import device_for
     from bnn_tvm.verification import verify as verify_recognised
     from bnn_tvm.verification.reference import random_inputs
-    from bnn_tvm.verification.runners import runner_for
     from bnn_tvm.verification.samples import split
 
     options = options or CompileOptions()
@@ -250,10 +251,13 @@ def verify(
         raise UsageError(
             "nothing to verify with", node="--samples", hint="give --input or --samples 1"
         )
-    with runner_for(spec) as device:
+    device = device_for(spec.triple)
+    with contextlib.ExitStack() as stack:
 
-        def build(graph: onnx.ModelProto) -> Runner:
-            return device(_build(prepared, recognition, graph, options, spec, progress))
+        def build(graph: onnx.ModelProto) -> Loaded:
+            loaded = device.load(_build(prepared, recognition, graph, options, spec, progress))
+            stack.callback(loaded.close)
+            return loaded
 
         return verify_recognised(
             prepared, recognition, [*given, *random], build, spec.name, progress

@@ -112,6 +112,7 @@ def test_control_c_leaves_nothing_behind(tmp_path, digits) -> None:
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
         err = process.communicate()[1]
-    assert process.returncode == INTERRUPTED, err
+    # CPython ends by the signal itself where it hit inside an exec(); a shell shows 130 for both.
+    assert process.returncode in (INTERRUPTED, -signal.SIGINT), err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
