@@ -44,6 +44,11 @@ def remove_transparent(model: onnx.ModelProto) -> dict[str, str]:
 def name_nodes(model: onnx.ModelProto) -> None:
     """Drop what no output needs, then name every node after its first output."""
     drop_dead_nodes(model.graph)
+    model.graph.name = model.graph.name or "graph"
+    for field in ("metadata_props", "training_info"):
+        model.ClearField(field)
+    for field in ("metadata_props", "quantization_annotation"):
+        model.graph.ClearField(field)
     for node in model.graph.node:
         node.name = first_output(node)
         node.doc_string = ""

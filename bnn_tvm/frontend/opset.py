@@ -7,7 +7,7 @@ from onnx import defs, version_converter
 
 from bnn_tvm.errors import ModelError
 from bnn_tvm.frontend.constants import constants_to_initializers
-from bnn_tvm.frontend.graph import opset_version, replace, skeleton
+from bnn_tvm.frontend.graph import ONNX_DOMAINS, graphs_of, opset_version, replace, skeleton
 from bnn_tvm.frontend.structure import check_structure, first_lines
 
 OLDEST = 7
@@ -28,6 +28,7 @@ def check_versions(model: onnx.ModelProto) -> None:
             hint="export it again with a current exporter, or save it with an older onnx package",
         )
     model.ir_version = IR_VERSION
+    _spell_domain(model)
     version, newest = opset_version(model), defs.onnx_opset_version()
     if version < OLDEST or version > newest:
         found = f"opset {version}" if version else "no opset"
@@ -35,6 +36,17 @@ def check_versions(model: onnx.ModelProto) -> None:
             f"the model imports {found} of the standard operators; {OLDEST} to {newest} are known",
             hint="export it with opset_version=17, or convert it with onnx.version_converter",
         )
+
+
+def _spell_domain(model: onnx.ModelProto) -> None:
+    """Write the standard domain as "", which is what it is called where it is not "ai.onnx"."""
+    for opset in model.opset_import:
+        opset.domain = "" if opset.domain in ONNX_DOMAINS else opset.domain
+    pending = [model.graph]
+    while pending:
+        for node in pending.pop().node:
+            node.domain = "" if node.domain in ONNX_DOMAINS else node.domain
+            pending += graphs_of(node)
 
 
 def upgrade(model: onnx.ModelProto) -> str | None:
