@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from tvm import s_tir, te, tirx
 from tvm.s_tir.schedule import SBlockRV
+from tvm.target import Target
 from tvm.tirx import PrimFunc
 
 from ..bconv2d import border_correction, edge_class, needs_correction
@@ -29,6 +30,7 @@ from ..kernels import PARAMS, Kernel
 from ..params import ConvParams
 from ..schedule import PARALLEL_ELEMENTS
 from .cnt_intrin import CHANNELS, cnt_intrin
+from .cores import cnt_pixels
 
 MAX_TAPS = 65534  # m - K/2 stays within 16 bits, signed
 UNROLLED_PRODUCTS = 64  # most 128-bit products in one copy of the loop body
@@ -224,17 +226,19 @@ def _row(word: int, pixels: int) -> Kernel:
         ),
         schedule=lambda func, target: schedule(func, kernel),
         prepare=lambda packed, params: prepare(packed, params, kernel),
-        rank=lambda params, target: _rank(params, word, pixels),
+        rank=lambda params, target: _rank(params, target, word, pixels),
     )
     return kernel
 
 
-def _rank(p: ConvParams, word: int, pixels: int) -> int:
-    """Useful share of the work, in per mille: bits of the words, pixels of the tiles."""
+def _rank(p: ConvParams, target: Target, word: int, pixels: int) -> int:
+    """Useful vector instructions per million; 0 where the tile would spill on the core."""
+    if pixels not in cnt_pixels(target):
+        return 0
     bits = p.cig / (p.words(word) * word)
     tiles = p.pixels / (-(-p.pixels // pixels) * pixels)
-    loads = 1 / (3 + 1 / pixels + 16 / word)
+    loads = 3 / (3 + 1 / pixels + 16 / word)
     return int(1e6 * bits * tiles * loads)
 
 
-KERNELS = tuple(_row(word, pixels) for word in (64, 32, 16) for pixels in (1, 4, 7))
+KERNELS = tuple(_row(word, pixels) for word in (64, 32, 16) for pixels in (1, 4, 5, 7))
