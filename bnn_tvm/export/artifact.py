@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bnn_tvm.errors import FileError
@@ -21,10 +21,15 @@ def sha256_hex(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A compiled model in memory: the bytes of the shared library and what is known about it."""
+    """A compiled model in memory: the bytes of the shared library and what is known about it.
+
+    `parts` are the files that the library was linked from, by name (objects, generated C, weights):
+    a device without a C library links a static executable from them.
+    """
 
     so: bytes
     metadata: Metadata
+    parts: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def dab(self) -> bytes:
@@ -61,17 +66,17 @@ def _replace_all(contents: dict[Path, tuple[bytes, int]]) -> None:
             temporary[path] = _write_temporary(path, data, mode)
         for path, source in temporary.items():
             if path.exists():
-                backups[path] = _free_name(path)
-                os.link(path, backups[path])
+                backups[path] = _backup(path)
             os.replace(source, path)
             done.append(path)
         _sync_folder(next(iter(contents)).parent)
     except BaseException:
         for path in done:
-            if path in backups:
-                os.replace(backups.pop(path), path)
-            else:
+            if path not in backups:
                 path.unlink(missing_ok=True)
+        for path, backup in list(backups.items()):
+            os.replace(backup, path)
+            del backups[path]
         raise
     finally:
         for left in (*temporary.values(), *backups.values()):
@@ -93,10 +98,15 @@ def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
     return Path(name)
 
 
-def _free_name(path: Path) -> Path:
+def _backup(path: Path) -> Path:
+    """A second name for `path`; where the file system has no hard links, its new name."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent)
     os.close(handle)
     os.unlink(name)
+    try:
+        os.link(path, name)
+    except OSError:
+        os.replace(path, name)
     return Path(name)
 
 

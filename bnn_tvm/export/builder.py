@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import bnn_tvm
 from bnn_tvm.errors import BnnError
 from bnn_tvm.export import driver, kernels_abi, link, memory_plan
 from bnn_tvm.export.artifact import Artifact, sha256_hex
@@ -33,11 +34,12 @@ def build(program: Program, spec: TargetSpec, metadata: Metadata) -> Artifact:
     weights = driver.pack_weights(program)
     metadata = replace(
         metadata,
+        tool_version=metadata.tool_version or bnn_tvm.__version__,
         tvm_version=metadata.tvm_version or tvm_version,
         target=spec.name,
         triple=spec.triple,
         cpu=spec.mcpu or "",
-        features=tuple(spec.mattr),
+        features=tuple(f.removeprefix("+") for f in spec.mattr if not f.startswith("-")),
         isa=spec.isa,
         inputs=metadata.inputs or _infos(program, program.inputs),
         outputs=metadata.outputs or _infos(program, program.outputs),
@@ -63,7 +65,9 @@ def build(program: Program, spec: TargetSpec, metadata: Metadata) -> Artifact:
         library = work / "model.so"
         link.link_shared(spec.zig_target, [work / "model.c", work / "weights.S", *objects], library)
         so = library.read_bytes()
-    return Artifact(so, replace(metadata, so_bytes=len(so), so_sha256=sha256_hex(so)))
+        names = ["model.c", "weights.bin", "weights.S", *(o.name for o in objects)]
+        parts = {name: (work / name).read_bytes() for name in names}
+    return Artifact(so, replace(metadata, so_bytes=len(so), so_sha256=sha256_hex(so)), parts)
 
 
 def check(program: Program) -> None:

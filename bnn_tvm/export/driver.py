@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bnn_tvm.export.kernels_abi import PREFIX
 from bnn_tvm.export.memory_plan import MemoryPlan, align
 from bnn_tvm.export.metadata import LayerInfo, Metadata, TensorInfo
 from bnn_tvm.program import Program, Tensor
@@ -82,7 +83,8 @@ def generate(program: Program, memory: MemoryPlan, weights: Weights, metadata: M
 def _prototypes(program: Program) -> str:
     arity = {call.symbol: len(call.args) for call in program.calls}
     lines = [
-        f"int32_t {symbol}({', '.join(['void *'] * count)});" for symbol, count in arity.items()
+        f"int32_t {PREFIX}{symbol}({', '.join(['void *'] * count)});"
+        for symbol, count in arity.items()
     ]
     return "\n".join(lines) + "\n"
 
@@ -102,7 +104,7 @@ def _calls(program: Program, memory: MemoryPlan, weights: Weights) -> str:
     lines = ["int32_t bnn_model_call(int32_t layer, const bnn_buffers *b) {", "  switch (layer) {"]
     for step, call in enumerate(program.calls):
         args = ", ".join(_address(program, memory, weights, i) for i in call.args)
-        lines.append(f"    case {step}: return {call.symbol}({args});")
+        lines.append(f"    case {step}: return {PREFIX}{call.symbol}({args});")
     lines += ["  }", "  (void)b;", "  return -1;", "}\n"]
     return "\n".join(lines)
 
@@ -142,8 +144,7 @@ def _layer_table(layers: Sequence[LayerInfo]) -> str:
 
 
 def _features(features: Sequence[str]) -> str:
-    needed = [f.removeprefix("+") for f in features if not f.startswith("-")]
-    rows = "".join(f"{c_string(f)}, " for f in needed)
+    rows = "".join(f"{c_string(f)}, " for f in features)
     return f"static const char *const the_features[] = {{{rows}0}};\n"
 
 

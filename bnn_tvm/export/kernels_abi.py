@@ -2,8 +2,8 @@
 
 TVM's own pipeline wraps every function in the packed calling convention, which needs the TVM
 runtime on the device. Here the same lowering runs with that one step replaced: parameters become
-plain pointers, so that a C driver can call the kernels directly. What the objects then leave
-undefined is listed in `EXTERNAL_SYMBOLS`; the C runtime fills TVM's weak function slots.
+plain pointers, so that a C driver can call the kernels directly. The objects then
+need libc, libm for exp and the like, and TVM's weak function slots, which the C runtime fills.
 
 This file holds the version-sensitive spellings of TVM's lowering; they follow
 `tvm.s_tir.pipeline.default_s_tir_pipeline` of the pinned version, less the accelerator passes.
@@ -11,6 +11,7 @@ This file holds the version-sensitive spellings of TVM's lowering; they follow
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,9 @@ if TYPE_CHECKING:
     from tvm.target import Target
     from tvm.tirx import PrimFunc
 
-#: C functions that generated code may call: everything else is refused before linking.
-LIBC_SYMBOLS = frozenset({"memcpy", "memset", "memmove"})
-#: Weak function-pointer slots that TVM's code generator reads; `runtime/src` fills them.
-SLOT_SYMBOLS = frozenset(
-    {"__TVMBackendParallelLaunch", "__TVMBackendAllocWorkspace", "__TVMBackendFreeWorkspace"}
-)
-
+#: In the object every kernel is called `kernel_<symbol>`: TVM's own names (`exp`, `add`) could be
+#: those of C functions.
+PREFIX = "kernel_"
 #: DLPack's device type of a CPU, which the workspace calls of a kernel carry.
 _DL_CPU = 1
 #: TVM's CallingConv.kDeviceKernelLaunch: arguments are passed one by one, not packed.
@@ -172,8 +169,10 @@ def _select(
         func = by_name[name]
         if not isinstance(func, tvm.tirx.PrimFunc):
             raise ToolchainError(f"{name} is no kernel but a {type(func).__name__}")
+        if re.fullmatch(r"\w+", name, re.ASCII) is None:
+            raise ToolchainError(f"{name!r} is no C name for a kernel")
         parameters[name] = tuple(_parameter(name, param) for param in func.params)
-        functions[name] = func.with_attr("global_symbol", name)
+        functions[PREFIX + name] = func.with_attr("global_symbol", PREFIX + name)
     return tvm.IRModule(functions), parameters
 
 

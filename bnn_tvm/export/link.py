@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,12 @@ def runtime_sources() -> list[Path]:
     return sorted((runtime_dir() / "src").glob("*.c"))
 
 
+def api_symbols() -> list[str]:
+    """The functions that bnn_tvm.h declares: all that a model.so shows."""
+    header = (include_dir() / "bnn_tvm.h").read_text(encoding="ascii")
+    return sorted(set(re.findall(r"^BNN_API\b[^;(]*?\b(bnn_\w+)\(", header, re.M)))
+
+
 def link_shared(
     zig_target: str,
     sources: Sequence[Path],
@@ -61,16 +68,31 @@ def link_shared(
     Only the functions of bnn_tvm.h are visible in it. The folder of `output` is the working
     directory, so that `.incbin` finds its file. Raises `ToolchainError`.
     """
+    compiled = [_compile(zig_target, s, timeout_s) if s.suffix != ".o" else s for s in sources]
     script = output.parent / "exports.map"
-    script.write_text("{ global: bnn_*; local: *; };\n", encoding="ascii")
+    names = "; ".join(api_symbols())
+    script.write_text(f"{{ global: {names}; local: *; }};\n", encoding="ascii")
     arguments = [
-        "cc", "-target", zig_target, "-shared", *_C_FLAGS, *target_flags(zig_target), *_HARDENING,
+        "cc", "-target", zig_target, "-shared", *_C_FLAGS, *compile_flags(zig_target),
+        *link_flags(zig_target), *_HARDENING,
         "-s", "-Wl,--gc-sections", f"-Wl,-soname,{soname}", f"-Wl,--version-script,{script.name}",
         "-I", str(include_dir()), "-I", str(runtime_dir() / "src"),
-        *(str(s) for s in sources), *(str(s) for s in runtime_sources()),
+        *(str(s) for s in compiled), *(str(s) for s in runtime_sources()),
         "-o", output.name, "-lc", "-lm",
     ]  # fmt: skip
     run_zig(arguments, output.parent, timeout_s)
+
+
+def _compile(zig_target: str, source: Path, timeout_s: float) -> Path:
+    """One generated .c or .S to an object beside it, past the cache: no other model has it."""
+    result = source.with_suffix(".o")
+    arguments = [
+        "cc", "-target", zig_target, "-c", *_C_FLAGS, *compile_flags(zig_target),
+        "-I", str(include_dir()), "-I", str(runtime_dir() / "src"),
+        source.name, "-o", result.name,
+    ]  # fmt: skip
+    run_zig(arguments, source.parent, timeout_s, keep=False)
+    return result
 
 
 def link_executable(
@@ -90,21 +112,26 @@ def link_executable(
     run_zig(arguments, output.parent, timeout_s)
 
 
-def target_flags(zig_target: str) -> list[str]:
+def compile_flags(zig_target: str) -> list[str]:
+    """C flags of a target: atomics inline, since zig's helpers for them are not linked."""
+    return ["-mno-outline-atomics"] if zig_target.startswith("aarch64") else []
+
+
+def link_flags(zig_target: str) -> list[str]:
     """Flags that spare the link zig's own C runtime, which takes long to build the first time.
 
     32-bit Arm has no division instruction in the baseline and needs it.
     """
-    flags = []
-    if zig_target.startswith(("x86_64", "aarch64")):
-        flags.append("-nostdlib")
-    if zig_target.startswith("aarch64"):
-        flags.append("-mno-outline-atomics")
-    return flags
+    return ["-nostdlib"] if zig_target.startswith(("x86_64", "aarch64")) else []
 
 
-def run_zig(arguments: Sequence[str], cwd: Path, timeout_s: float = TIMEOUT_S) -> str:
-    """Run `zig ARGUMENTS` in `cwd` and return what it printed. Raises `ToolchainError`."""
+def run_zig(
+    arguments: Sequence[str], cwd: Path, timeout_s: float = TIMEOUT_S, *, keep: bool = True
+) -> str:
+    """Run `zig ARGUMENTS` in `cwd` and return what it printed.
+
+    With `keep` compiled C goes into zig's cache, for next time. Raises `ToolchainError`.
+    """
     if importlib.util.find_spec("ziglang") is None:
         raise ToolchainError(
             "the linker is missing: Python has no module ziglang",
@@ -115,7 +142,7 @@ def run_zig(arguments: Sequence[str], cwd: Path, timeout_s: float = TIMEOUT_S) -
         done = subprocess.run(
             command,
             cwd=cwd,
-            env=_zig_environment(cwd),
+            env=_zig_environment(cwd, keep),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -141,10 +168,11 @@ def run_zig(arguments: Sequence[str], cwd: Path, timeout_s: float = TIMEOUT_S) -
     return done.stdout
 
 
-def _zig_environment(cwd: Path) -> dict[str, str]:
+def _zig_environment(cwd: Path, keep: bool) -> dict[str, str]:
     """The environment for zig: its caches must be writable, even where there is no home."""
     env = dict(os.environ)
-    env["ZIG_LOCAL_CACHE_DIR"] = str(cwd / ".zig-cache")
+    if not keep:
+        env["ZIG_LOCAL_CACHE_DIR"] = str(cwd / ".zig-cache")
     if "ZIG_GLOBAL_CACHE_DIR" not in env:
         base = env.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         cache = Path(base) / "zig"
@@ -154,4 +182,5 @@ def _zig_environment(cwd: Path) -> dict[str, str]:
                 pass
         except OSError:
             env["ZIG_GLOBAL_CACHE_DIR"] = str(cwd / ".zig-global-cache")
+            env["ZIG_LOCAL_CACHE_DIR"] = str(cwd / ".zig-cache")
     return env

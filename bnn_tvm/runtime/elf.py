@@ -36,6 +36,14 @@ def read_header(data: bytes, *, node: str) -> ElfHeader:
     return ElfHeader(_MACHINES.get(machine, f"machine {machine}"), 32 * data[4])
 
 
+def machine_of_triple(triple: str) -> str:
+    """The machine of an LLVM triple, in the words of `ElfHeader.machine`."""
+    arch = triple.split("-", 1)[0].lower()
+    if arch.startswith(("armv7", "thumbv7")) or arch == "arm":
+        return "armv7l"
+    return _ALIASES.get(arch, arch)
+
+
 def host_machine() -> str:
     """The machine of the running Python, in the same words."""
     machine = platform.machine().lower()

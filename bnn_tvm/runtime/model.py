@@ -37,6 +37,8 @@ class Model:
     time (a lock makes others wait), several objects of one file run side by side.
     """
 
+    emulated = False
+
     def __init__(self, files: ModelFiles, threads: int) -> None:
         self.metadata: Metadata = files.metadata
         self.path = files.so

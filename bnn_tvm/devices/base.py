@@ -1,0 +1,75 @@
+"""The interface to where code runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bnn_tvm.errors import FileError
+from bnn_tvm.export.artifact import Artifact
+from bnn_tvm.export.metadata import TensorInfo
+
+#: A compiled model: in memory, or the path of its .so or .dab.
+Source = Artifact | str | os.PathLike[str]
+
+
+class Loaded(Protocol):
+    """A compiled model on a device."""
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    emulated: bool
+
+    def run(self, inputs: Any) -> dict[str, np.ndarray]:
+        """Outputs by name; `inputs` as `bnn_tvm.runtime.Model.run` takes them.
+
+        Raises `UsageError` for wrong inputs, `DeviceError` if the run fails or takes too long.
+        """
+
+    def self_test(self) -> float:
+        """Run the embedded test vector: the largest absolute error. Raises `DeviceError`."""
+
+    def close(self) -> None:
+        """Give back what the model holds."""
+
+
+class Device(Protocol):
+    """A place that runs compiled models. `emulated`: its times mean nothing."""
+
+    name: str
+    emulated: bool
+
+    def load(self, model: Source, threads: int = 1) -> Loaded:
+        """Make `model` ready to run. Raises `DeviceError` or `FileError`."""
+
+
+def run_npz(
+    device: Device,
+    model: Source,
+    inputs: str | os.PathLike[str],
+    outputs: str | os.PathLike[str],
+    threads: int = 1,
+) -> None:
+    """Run `model` once on arrays of the .npz file `inputs` and write the .npz file `outputs`.
+
+    Arrays carry the names of the model's inputs and outputs. Raises `FileError` if a file cannot
+    be read or written, and what `Loaded.run` raises.
+    """
+    try:
+        with np.load(inputs, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, AttributeError) as exc:
+        raise FileError(f"cannot read the arrays: {exc}", node=str(inputs)) from exc
+    loaded = device.load(model, threads)
+    try:
+        results = loaded.run(arrays)
+    finally:
+        loaded.close()
+    try:
+        with Path(outputs).open("wb") as file:
+            np.savez(file, allow_pickle=False, **results)
+    except OSError as exc:
+        raise FileError(f"cannot write the arrays: {exc}", node=str(outputs)) from exc

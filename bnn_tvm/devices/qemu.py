@@ -1,0 +1,274 @@
+"""Another processor, emulated by qemu-user: exact results, meaningless times.
+
+qemu is found, never required. A model.so is loaded by a small C program, built here with zig, that
+runs on the C library of a cross toolchain (`/usr/aarch64-linux-gnu`). Where there is none, the
+model's parts and that program become one static executable with musl.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnn_tvm.devices.base import Source
+from bnn_tvm.errors import DeviceError
+from bnn_tvm.export import link
+from bnn_tvm.export.artifact import Artifact
+from bnn_tvm.export.metadata import Metadata, TensorInfo
+from bnn_tvm.runtime.arrays import check_inputs
+from bnn_tvm.runtime.elf import ElfHeader, read_header
+from bnn_tvm.runtime.files import open_files
+
+#: Emulation is some 20 to 100 times slower than the device.
+RUN_TIMEOUT_S = 300.0
+
+_SYSROOT_VARIABLE = "BNN_TVM_SYSROOT"
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """How to emulate one machine: qemu's name for it, and zig's targets for its programs."""
+
+    qemu: str
+    sysroot: str
+    loader: str
+    zig_dynamic: str
+    zig_static: str
+
+
+MACHINES = {
+    "aarch64": Emulated(
+        "qemu-aarch64",
+        "/usr/aarch64-linux-gnu",
+        "lib/ld-linux-aarch64.so.1",
+        "aarch64-linux-gnu.2.17",
+        "aarch64-linux-musl",
+    ),
+    "armv7l": Emulated(
+        "qemu-arm",
+        "/usr/arm-linux-gnueabihf",
+        "lib/ld-linux-armhf.so.3",
+        "arm-linux-gnueabihf.2.17",
+        "arm-linux-musleabihf",
+    ),
+    "x86_64": Emulated(
+        "qemu-x86_64",
+        "/usr/x86_64-linux-gnu",
+        "lib/ld-linux-x86-64.so.2",
+        "x86_64-linux-gnu.2.17",
+        "x86_64-linux-musl",
+    ),
+}
+
+
+def find_qemu(machine: str) -> Path | None:
+    """qemu-user for `machine` (aarch64, armv7l, x86_64) on the PATH, or None."""
+    emulated = MACHINES.get(machine)
+    if emulated is None:
+        return None
+    for name in (emulated.qemu, emulated.qemu + "-static"):
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    return None
+
+
+def find_sysroot(machine: str) -> Path | None:
+    """A folder with the machine's C library: $BNN_TVM_SYSROOT, or that of a cross toolchain."""
+    emulated = MACHINES.get(machine)
+    if emulated is None:
+        return None
+    for folder in (os.environ.get(_SYSROOT_VARIABLE), emulated.sysroot):
+        if folder and (Path(folder) / emulated.loader).exists():
+            return Path(folder)
+    return None
+
+
+class QemuDevice:
+    """Runs models for `machine` under qemu-user.
+
+    `static` forces the static executable even where a C library is installed. Raises
+    `DeviceError` if there is no qemu for the machine.
+    """
+
+    emulated = True
+
+    def __init__(
+        self, machine: str, *, static: bool = False, timeout_s: float = RUN_TIMEOUT_S
+    ) -> None:
+        qemu = find_qemu(machine)
+        if qemu is None:
+            known = MACHINES.get(machine)
+            raise DeviceError(
+                f"no emulator for {machine} is installed",
+                hint=f"install qemu-user ({known.qemu} on the PATH), or run on the device"
+                if known
+                else "run on the device",
+            )
+        self.name = f"qemu ({machine})"
+        self.machine = machine
+        self.qemu = qemu
+        self.sysroot = None if static else find_sysroot(machine)
+        self.timeout_s = timeout_s
+        self._folder = tempfile.TemporaryDirectory(prefix="bnn_tvm-qemu-")
+        self._runner: Path | None = None
+
+    def load(self, model: Source, threads: int = 1) -> QemuModel:
+        """See `Device.load`. Without a C library of the machine `model` must be an `Artifact`."""
+        folder = Path(tempfile.mkdtemp(dir=self._folder.name))
+        if isinstance(model, Artifact):
+            metadata, header = model.metadata, read_header(model.so, node="model.so")
+        else:
+            files = open_files(model)
+            metadata, header = files.metadata, files.header
+        self._check_machine(header)
+        if self.sysroot is not None:
+            if isinstance(model, Artifact):
+                library = folder / "model.so"
+                library.write_bytes(model.so)
+            else:
+                library = files.so
+            program = [str(self._dynamic_runner()), str(library)]
+        elif isinstance(model, Artifact):
+            program = [str(self._static_runner(model, folder)), "-"]
+        else:
+            raise DeviceError(
+                f"no C library for {self.machine} is installed, so its .so cannot be loaded",
+                node=str(model),
+                hint="install libc6-arm64-cross (Debian, Ubuntu), or set "
+                f"{_SYSROOT_VARIABLE} to a root file system of the machine",
+            )
+        return QemuModel(self, metadata, folder, program, threads)
+
+    def command(self) -> list[str]:
+        """qemu and its options; `-cpu max` knows every instruction that qemu does."""
+        root = ["-L", str(self.sysroot)] if self.sysroot is not None else []
+        return [str(self.qemu), "-cpu", "max", *root]
+
+    def close(self) -> None:
+        """Remove the temporary files."""
+        self._folder.cleanup()
+
+    def __enter__(self) -> QemuDevice:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_machine(self, header: ElfHeader) -> None:
+        if header.machine != self.machine:
+            raise DeviceError(
+                f"the model is built for {header.machine}, this device emulates {self.machine}",
+                hint="choose the device for the model's target",
+            )
+
+    def _dynamic_runner(self) -> Path:
+        if self._runner is None:
+            path = Path(self._folder.name) / "bnn-run"
+            link.link_executable(MACHINES[self.machine].zig_dynamic, [_source()], path)
+            self._runner = path
+        return self._runner
+
+    def _static_runner(self, model: Artifact, folder: Path) -> Path:
+        for name, data in model.parts.items():
+            (folder / name).write_bytes(data)
+        sources = [folder / name for name in model.parts if Path(name).suffix in (".c", ".S", ".o")]
+        path = folder / "bnn-run"
+        link.link_executable(
+            MACHINES[self.machine].zig_static,
+            [_source(), *sources, *link.runtime_sources()],
+            path,
+            flags=["-static", "-DBNN_RUN_STATIC", "-I", str(link.runtime_dir() / "src")],
+        )
+        return path
+
+
+class QemuModel:
+    """A model under qemu: every run is a process of its own."""
+
+    emulated = True
+
+    def __init__(
+        self,
+        device: QemuDevice,
+        metadata: Metadata,
+        folder: Path,
+        program: list[str],
+        threads: int,
+    ) -> None:
+        self.metadata = metadata
+        self.inputs: tuple[TensorInfo, ...] = metadata.inputs
+        self.outputs: tuple[TensorInfo, ...] = metadata.outputs
+        self._device = device
+        self._folder = folder
+        self._program = program
+        self._threads = threads
+
+    def run(self, inputs: Any) -> dict[str, np.ndarray]:
+        """See `Loaded.run`."""
+        arrays = check_inputs(inputs, self.inputs)
+        source, target = self._folder / "inputs.bin", self._folder / "outputs.bin"
+        source.write_bytes(b"".join(a.tobytes() for a in arrays))
+        target.unlink(missing_ok=True)
+        self._call("run", str(self._threads), str(source), str(target))
+        return _split(target.read_bytes(), self.outputs)
+
+    def self_test(self) -> float:
+        """See `Loaded.self_test`."""
+        return float(self._call("test", str(self._threads)))
+
+    def close(self) -> None:
+        """Remove the model's temporary files."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _call(self, *arguments: str) -> str:
+        command = [*self._device.command(), *self._program, *arguments]
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=self._device.timeout_s,
+            )
+        except subprocess.TimeoutExpired:
+            raise DeviceError(
+                f"the run under {self._device.name} took more than {self._device.timeout_s:g} s",
+                hint="emulation is slow: run on the device, or on a smaller input",
+            ) from None
+        except OSError as exc:
+            raise DeviceError(f"{self._device.qemu} could not be started: {exc}") from exc
+        if done.returncode != 0:
+            what = done.stderr.strip()[-1000:] or f"exit code {done.returncode}"
+            raise DeviceError(
+                f"the run under {self._device.name} failed: {what}",
+                hint="does the target's --mcpu ask for more than qemu emulates?",
+            )
+        return done.stdout
+
+
+def _source() -> Path:
+    return Path(__file__).with_name("bnn_run.c")
+
+
+def _split(data: bytes, infos: tuple[TensorInfo, ...]) -> dict[str, np.ndarray]:
+    """Arrays from their bytes one after the other."""
+    arrays = {}
+    position = 0
+    for info in infos:
+        dtype = np.dtype(info.dtype)
+        count = int(np.prod(info.shape, dtype=np.int64))
+        if position + count * dtype.itemsize > len(data):
+            raise DeviceError("the run ended without all outputs", node=info.name)
+        flat = np.frombuffer(data, dtype, count, position)
+        arrays[info.name] = flat.reshape(info.shape).copy()
+        position += count * dtype.itemsize
+    return arrays
