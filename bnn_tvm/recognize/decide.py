@@ -194,9 +194,7 @@ class _Decider:
                 f"{layer.output}: {' and '.join(what)}{why}; the result differs from the ONNX graph"
             )
 
-    def _note_integers(
-        self, layer: Layer, binary: BinaryWeights | str, e: modes.Evidence
-    ) -> None:
+    def _note_integers(self, layer: Layer, binary: BinaryWeights | str, e: modes.Evidence) -> None:
         """Remember layers whose outputs are integers: a Sign of them meets exact zeros."""
         if isinstance(binary, str) or layer.addend is not None:
             return

@@ -12,17 +12,89 @@ import onnx
 from bnn_tvm.recognize.graph import Graph, attribute, is_standard
 
 UNARY = frozenset(
-    "Abs Cast Ceil Celu Clip Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN "
-    "LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Sigmoid Sign Softplus Softsign Sqrt "
-    "Tanh ThresholdedRelu".split()
+    [
+        "Abs",
+        "Cast",
+        "Ceil",
+        "Celu",
+        "Clip",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "IsInf",
+        "IsNaN",
+        "LeakyRelu",
+        "Log",
+        "Mish",
+        "Neg",
+        "Not",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Selu",
+        "Sigmoid",
+        "Sign",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Tanh",
+        "ThresholdedRelu",
+    ]
 )
 NARY = frozenset(
-    "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or PRelu Pow "
-    "Sub Sum Where Xor".split()
+    [
+        "Add",
+        "And",
+        "Div",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Mean",
+        "Min",
+        "Mod",
+        "Mul",
+        "Or",
+        "PRelu",
+        "Pow",
+        "Sub",
+        "Sum",
+        "Where",
+        "Xor",
+    ]
 )
 DISCONTINUOUS = frozenset(
-    "And Cast Ceil Div Equal Floor Greater GreaterOrEqual Less LessOrEqual Mod Not Or Pow "
-    "Reciprocal Round Sign ThresholdedRelu Where Xor IsInf IsNaN".split()
+    [
+        "And",
+        "Cast",
+        "Ceil",
+        "Div",
+        "Equal",
+        "Floor",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Mod",
+        "Not",
+        "Or",
+        "Pow",
+        "Reciprocal",
+        "Round",
+        "Sign",
+        "ThresholdedRelu",
+        "Where",
+        "Xor",
+        "IsInf",
+        "IsNaN",
+    ]
 )
 """Ops without which no chain can jump from one value to another."""
 

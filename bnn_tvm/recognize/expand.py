@@ -26,7 +26,9 @@ def expand(model: onnx.ModelProto) -> onnx.ModelProto:
     extra: dict[str, onnx.TensorProto] = {}
 
     def constant(name: str, value: np.ndarray) -> str:
-        extra.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
+        extra.setdefault(
+            name, numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
+        )
         return name
 
     def value(name: str) -> np.ndarray:

@@ -12,7 +12,7 @@ LARGE = float(2.0**60)
 """Probes go up to here: squares of it are still finite."""
 
 
-def to_key(x: np.ndarray | float) -> np.ndarray:
+def to_key(x: np.ndarray | np.floating | float) -> np.ndarray:
     """Order-preserving int64 keys of float32 values (NaN is not allowed)."""
     bits = np.asarray(x, np.float32).view(np.int32).astype(np.int64)
     return np.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))

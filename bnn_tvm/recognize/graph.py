@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -73,7 +75,7 @@ class Graph:
         return "a constant" if name in self.initializers else "the model's input"
 
 
-def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     """An attribute's value (lists as lists, strings as str), or the default."""
     for a in node.attribute:
         if a.name == name:

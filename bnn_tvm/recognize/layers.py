@@ -48,9 +48,7 @@ class Layer:
 def layers(graph: Graph) -> list[Layer]:
     """All Conv, Gemm and MatMul nodes in graph order."""
     read = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}
-    return [
-        read[n.op_type](graph, n) for n in graph.nodes if n.op_type in KINDS and is_standard(n)
-    ]
+    return [read[n.op_type](graph, n) for n in graph.nodes if n.op_type in KINDS and is_standard(n)]
 
 
 def _refused(node: onnx.NodeProto, problem: str) -> Layer:
@@ -88,7 +86,7 @@ def _conv(graph: Graph, node: onnx.NodeProto) -> Layer:
         conv_pads(node, shape, weights.shape, strides, dilations),
         strides,
         dilations,
-        int(attribute(node, "group", 1)),  # type: ignore[call-overload]
+        int(attribute(node, "group", 1)),
     )
 
 
@@ -115,20 +113,20 @@ def conv_pads(
     if auto == "VALID":
         return (0,) * (2 * dims)
     pads = attribute(node, "pads")
-    return tuple(int(p) for p in pads) if pads else (0,) * (2 * dims)  # type: ignore[attr-defined]
+    return tuple(int(p) for p in pads) if pads else (0,) * (2 * dims)
 
 
 def _ints(node: onnx.NodeProto, name: str, count: int) -> tuple[int, ...]:
     value = attribute(node, name)
-    return tuple(int(v) for v in value) if value else (1,) * count  # type: ignore[attr-defined]
+    return tuple(int(v) for v in value) if value else (1,) * count
 
 
 def _gemm(graph: Graph, node: onnx.NodeProto) -> Layer:
     a, b = node.input[0], node.input[1]
     if graph.is_constant(a) == graph.is_constant(b):
         return _refused(node, "both operands are computed from inputs: it has no constant weights")
-    alpha = float(attribute(node, "alpha", 1.0))  # type: ignore[arg-type]
-    beta = float(attribute(node, "beta", 1.0))  # type: ignore[arg-type]
+    alpha = float(attribute(node, "alpha", 1.0))
+    beta = float(attribute(node, "beta", 1.0))
     trans_a, trans_b = bool(attribute(node, "transA", 0)), bool(attribute(node, "transB", 0))
     weights_first = graph.is_constant(a)
     weight_name, activation = (a, b) if weights_first else (b, a)

@@ -18,7 +18,19 @@ from bnn_tvm.recognize.probe import Evaluator, NotPerChannel, Sessions, make_reg
 from bnn_tvm.recognize.step import Step
 
 _MONOTONE = frozenset(
-    "Add BatchNormalization Clip Div Identity LeakyRelu Mul Neg PRelu Relu Sub".split()
+    [
+        "Add",
+        "BatchNormalization",
+        "Clip",
+        "Div",
+        "Identity",
+        "LeakyRelu",
+        "Mul",
+        "Neg",
+        "PRelu",
+        "Relu",
+        "Sub",
+    ]
 )
 _PARTS = 16
 _LARGEST = np.finfo(np.float32).max
@@ -27,7 +39,7 @@ _LARGEST = np.finfo(np.float32).max
 def is_monotone(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether the node is monotone per channel in its one dynamic input."""
     kind = node.op_type
-    if kind not in _MONOTONE or graph.is_constant(node.input[0]) and kind == "Div":
+    if kind not in _MONOTONE or (graph.is_constant(node.input[0]) and kind == "Div"):
         return False
     if kind == "LeakyRelu":
         return all(a.f >= 0 for a in node.attribute if a.name == "alpha")

@@ -16,8 +16,20 @@ if TYPE_CHECKING:
     from bnn_tvm.recognize.values import Fact, TwoValued
 
 _MOVES = frozenset(
-    "Pad Transpose Reshape Flatten Squeeze Unsqueeze MaxPool GlobalMaxPool Concat Split Slice "
-    "Gather".split()
+    [
+        "Pad",
+        "Transpose",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "MaxPool",
+        "GlobalMaxPool",
+        "Concat",
+        "Split",
+        "Slice",
+        "Gather",
+    ]
 )
 _LARGEST = 1 << 24
 """Per-element values beyond this size are not followed through a reshape."""
@@ -40,7 +52,9 @@ def move(graph: Graph, node: onnx.NodeProto, name: str, children: list[Fact]) ->
     facts: list[TwoValued] = []
     for child in children:
         if not isinstance(child, TwoValued):
-            what = f"{node.op_type} of " if node.op_type != "Concat" else "Concat of a part that is "
+            what = (
+                f"{node.op_type} of " if node.op_type != "Concat" else "Concat of a part that is "
+            )
             return Unproven(what + child.reason)
         facts.append(child)
     shape = graph.shape(name)
@@ -53,7 +67,9 @@ def move(graph: Graph, node: onnx.NodeProto, name: str, children: list[Fact]) ->
     return result
 
 
-def _moved(node: onnx.NodeProto, name: str, shape: tuple[int, ...], facts: list[TwoValued]) -> Moved:
+def _moved(
+    node: onnx.NodeProto, name: str, shape: tuple[int, ...], facts: list[TwoValued]
+) -> Moved:
     return Moved(shape, node, tuple(f.bits for f in facts), list(node.output).index(name))
 
 
@@ -111,7 +127,9 @@ def _pad(graph, node, name, shape, facts):  # type: ignore[no-untyped-def]
         return None
     rank = len(shape)
     for axis in range(rank):
-        if (pads[axis] or pads[axis + rank]) and max(fact.minus.shape[axis], fact.plus.shape[axis]) > 1:
+        if (pads[axis] or pads[axis + rank]) and max(
+            fact.minus.shape[axis], fact.plus.shape[axis]
+        ) > 1:
             return None
     if mode != "constant":
         return _with(node, name, shape, fact, fact.minus, fact.plus)
@@ -126,10 +144,10 @@ def _pad(graph, node, name, shape, facts):  # type: ignore[no-untyped-def]
 
 
 def _concat(graph, node, name, shape, facts):  # type: ignore[no-untyped-def]
-    axis = int(attribute(node, "axis")) % len(shape)  # type: ignore[call-overload]
+    axis = int(attribute(node, "axis")) % len(shape)
 
     def joined(values: list[np.ndarray]) -> np.ndarray:
-        others = np.broadcast_shapes(*[v.shape[:axis] + (1,) + v.shape[axis + 1 :] for v in values])
+        others = np.broadcast_shapes(*[(*v.shape[:axis], 1, *v.shape[axis + 1 :]) for v in values])
         if int(np.prod(others)) * shape[axis] > _LARGEST:
             return np.empty(0)
         parts = []
@@ -148,7 +166,7 @@ def _concat(graph, node, name, shape, facts):  # type: ignore[no-untyped-def]
 
 def _split(graph, node, name, shape, facts):  # type: ignore[no-untyped-def]
     (fact,) = facts
-    axis = int(attribute(node, "axis", 0)) % len(shape)  # type: ignore[call-overload]
+    axis = int(attribute(node, "axis", 0)) % len(shape)
     start = 0
     for out in node.output:
         if out == name:
@@ -167,8 +185,11 @@ def _slice(graph, node, name, shape, facts):  # type: ignore[no-untyped-def]
     if any(a is None and i for a, i in zip(inputs, node.input[1:], strict=True)):
         return None
     starts, ends = inputs[0], inputs[1]
+    assert starts is not None and ends is not None
     axes = inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.arange(len(starts))
-    steps = inputs[3] if len(inputs) > 3 and inputs[3] is not None else np.ones(len(starts), int)
+    steps = (
+        inputs[3] if len(inputs) > 3 and inputs[3] is not None else np.ones(len(starts), np.int64)
+    )
     slices = [slice(None)] * rank
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         size = fact.bits.shape[int(axis)]
@@ -178,9 +199,7 @@ def _slice(graph, node, name, shape, facts):  # type: ignore[no-untyped-def]
             slices[int(axis)] = slice(int(start), int(end), int(step))
 
     def cut(value: np.ndarray) -> np.ndarray:
-        index = tuple(
-            s if value.shape[a] > 1 else slice(None) for a, s in enumerate(slices)
-        )
+        index = tuple(s if value.shape[a] > 1 else slice(None) for a, s in enumerate(slices))
         return _collapse(value[index])
 
     return _with(node, name, shape, fact, cut(fact.minus), cut(fact.plus))
@@ -189,7 +208,7 @@ def _slice(graph, node, name, shape, facts):  # type: ignore[no-untyped-def]
 def _gather(graph, node, name, shape, facts):  # type: ignore[no-untyped-def]
     (fact,) = facts
     indices = graph.constant(node.input[1])
-    axis = int(attribute(node, "axis", 0)) % len(fact.bits.shape)  # type: ignore[call-overload]
+    axis = int(attribute(node, "axis", 0)) % len(fact.bits.shape)
     if indices is None or (indices.ndim != 1 and not _uniform(fact)):
         return None
     if _uniform(fact):

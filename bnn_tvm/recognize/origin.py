@@ -9,12 +9,30 @@ from onnx import TensorProto
 from bnn_tvm.recognize.graph import Graph, attribute
 
 _LAYOUT = frozenset(
-    "Transpose Reshape Flatten Squeeze Unsqueeze Identity Slice Split Gather Concat Expand Tile "
-    "DepthToSpace SpaceToDepth".split()
+    [
+        "Transpose",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Identity",
+        "Slice",
+        "Split",
+        "Gather",
+        "Concat",
+        "Expand",
+        "Tile",
+        "DepthToSpace",
+        "SpaceToDepth",
+    ]
 )
-_NON_NEGATIVE = frozenset("Relu Sigmoid Softmax Abs Exp Sqrt HardSigmoid Softplus".split())
-_POOLS = frozenset("MaxPool AveragePool GlobalMaxPool GlobalAveragePool ReduceMax ReduceMean".split())
-_SHIFTS = frozenset("Mul Add Sub Div BatchNormalization".split())
+_NON_NEGATIVE = frozenset(
+    ["Relu", "Sigmoid", "Softmax", "Abs", "Exp", "Sqrt", "HardSigmoid", "Softplus"]
+)
+_POOLS = frozenset(
+    ["MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMax", "ReduceMean"]
+)
+_SHIFTS = frozenset(["Mul", "Add", "Sub", "Div", "BatchNormalization"])
 _INTEGER_TYPES = (
     TensorProto.INT8,
     TensorProto.UINT8,
@@ -65,10 +83,14 @@ def non_negative(graph: Graph, name: str, depth: int = 16) -> bool:
         ) and non_negative(graph, node.input[0], depth - 1)
     if kind == "Add":
         parts = [graph.constant(i) for i in node.input]
-        return all(
-            bool((a >= 0).all()) if a is not None else non_negative(graph, i, depth - 4)
-            for a, i in zip(parts, node.input, strict=True)
-        ) if depth > 4 else False
+        return (
+            all(
+                bool((a >= 0).all()) if a is not None else non_negative(graph, i, depth - 4)
+                for a, i in zip(parts, node.input, strict=True)
+            )
+            if depth > 4
+            else False
+        )
     if kind in _LAYOUT or kind in _POOLS:
         return all(non_negative(graph, i, depth - 1) for i in dict.fromkeys(node.input) if i)
     return False

@@ -64,9 +64,7 @@ class Region:
         return names | {n.output[0]: f"t{i}" for i, n in enumerate(self.nodes)}
 
 
-def make_region(
-    graph: Graph, source: str, result: str, nodes: Iterable[onnx.NodeProto]
-) -> Region:
+def make_region(graph: Graph, source: str, result: str, nodes: Iterable[onnx.NodeProto]) -> Region:
     """Shrink the constants of a region and find its channel axis.
 
     Raises NotPerChannel where they differ along two axes or along one that cannot be probed.

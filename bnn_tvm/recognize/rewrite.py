@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -177,7 +179,7 @@ class _Rewriter:
 
     # Parts -----------------------------------------------------------------------------------
 
-    def _add(self, op: str, inputs: list[str], output: str, **attributes: object) -> None:
+    def _add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(
             helper.make_node(op, inputs, [output], name=output, domain=DOMAIN, **attributes)
         )
@@ -311,7 +313,11 @@ def _without_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     for field, value in model.ListFields():
         if field.name == "graph":
             continue
-        if field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED:
+        if (
+            field.is_repeated
+            if hasattr(field, "is_repeated")
+            else field.label == field.LABEL_REPEATED
+        ):
             getattr(shell, field.name).extend(value)
         else:
             setattr(shell, field.name, value)

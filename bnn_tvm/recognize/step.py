@@ -167,7 +167,9 @@ class _Search:
             block[rank, :, channel] = marks[:, 1:-1]
             inner = self._probe(block.reshape(-1, self.region.channels)).reshape(block.shape)
             states = np.concatenate([s_low[:, None], inner[rank, :, channel], s_high[:, None]], 1)
-            b, i = np.nonzero((states[:, 1:] != states[:, :-1]) & (marks[:, 1:] - marks[:, :-1] > 1))
+            b, i = np.nonzero(
+                (states[:, 1:] != states[:, :-1]) & (marks[:, 1:] - marks[:, :-1] > 1)
+            )
             channel, low, high = channel[b], marks[b, i], marks[b, i + 1]
             s_low, s_high = states[b, i], states[b, i + 1]
 

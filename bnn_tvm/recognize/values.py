@@ -159,7 +159,11 @@ class Facts:
         if key not in self._steps:
             try:
                 self._steps[key] = find_step(
-                    self.graph, region, self.sessions, sign_zero=self.sign_zero, non_negative=positive
+                    self.graph,
+                    region,
+                    self.sessions,
+                    sign_zero=self.sign_zero,
+                    non_negative=positive,
                 )
             except NotAStep as problem:
                 self._steps[key] = str(problem)
@@ -304,7 +308,7 @@ def along(values: np.ndarray, axis: int | None, rank: int) -> np.ndarray:
     return values.reshape(shape) if rank else values.reshape(())
 
 
-def apply(x: np.ndarray, threshold: np.ndarray, direction: np.ndarray) -> np.ndarray:
+def apply(x: np.ndarray | np.floating, threshold: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """Binarize in NumPy: +1 or -1, int8."""
     with np.errstate(invalid="ignore"):
         up = np.where(direction > 0, x >= threshold, x <= threshold)
@@ -318,5 +322,3 @@ def ordered(fact: TwoValued) -> TwoValued:
         return fact
     low, high = np.minimum(fact.minus, fact.plus), np.maximum(fact.minus, fact.plus)
     return replace(fact, bits=Flipped(fact.bits.shape, fact.bits, sign), minus=low, plus=high)
-
-

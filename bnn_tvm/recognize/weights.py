@@ -10,7 +10,18 @@ SPREAD = 1e-6
 """Relative spread of |w| within one output channel that still counts as one alpha."""
 
 _BINARISERS = frozenset(
-    "Sign Where Greater GreaterOrEqual Less LessOrEqual Round Floor Ceil BipolarQuant".split()
+    [
+        "Sign",
+        "Where",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Round",
+        "Floor",
+        "Ceil",
+        "BipolarQuant",
+    ]
 )
 
 
