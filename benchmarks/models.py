@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -152,23 +153,28 @@ def show(results: list[Result], threads: int) -> None:
         console = Console(width=110)
     console.print(
         f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}, "
-        f"onnxruntime {onnxruntime.__version__} fp32; milliseconds a run",
+        f"onnxruntime {onnxruntime.__version__} fp32; medians, milliseconds a run",
         highlight=False,
     )
+    if os.getloadavg()[0] > 1.5:
+        console.print(
+            f"[yellow]the machine is busy (load {os.getloadavg()[0]:.1f})", highlight=False
+        )
     table = Table("network", "GMAC binary + float", box=SIMPLE)
-    for head in ("bnn_tvm", "p95", "onnxruntime", "p95", "ratio", "error", "compile s"):
+    for head in ("bnn_tvm", "min", "p95", "onnxruntime", "min", "p95", "ratio", "error", "compile"):
         table.add_column(head, justify="right")
     for r in results:
         table.add_row(
             r.network,
             f"{r.binary_macs / 1e9:.2f} + {r.float_macs / 1e9:.2f}",
-            f"{r.bnn_tvm.median_ms:.2f}",
-            f"{r.bnn_tvm.p95_ms:.2f}",
-            f"{r.onnxruntime.median_ms:.1f}",
-            f"{r.onnxruntime.p95_ms:.1f}",
+            *(f"{ms:.2f}" for ms in (r.bnn_tvm.median_ms, r.bnn_tvm.min_ms, r.bnn_tvm.p95_ms)),
+            *(
+                f"{ms:.1f}"
+                for ms in (r.onnxruntime.median_ms, r.onnxruntime.min_ms, r.onnxruntime.p95_ms)
+            ),
             f"{r.speedup:.1f}x",
             f"{r.max_rel_error:.1e}" + ("" if r.agrees else " WRONG"),
-            f"{r.compile_s:.1f}",
+            f"{r.compile_s:.1f} s",
         )
     console.print(table)
     for r in results:
