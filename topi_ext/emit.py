@@ -4,15 +4,19 @@ sequence of schedule primitives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 from tvm import ir, tirx
 from tvm.tirx import Stmt
 
 SERIAL = tirx.ForKind.SERIAL
 PARALLEL = tirx.ForKind.PARALLEL
 VECTORIZED = tirx.ForKind.VECTORIZED
+STACK_BYTES = 1024  # from here on TVM allocates elsewhere
+TENSOR_MAP_BYTES = 128
 
 
 def seq(stmts: Iterable[Stmt]) -> Stmt:
@@ -43,8 +47,14 @@ def let(name: str, value: Any, stmts: list[Stmt]) -> Any:
 def local(name: str, shape: tuple[int, ...], dtype: str, stmts: list[Stmt]) -> tirx.Buffer:
     """Append a buffer on the stack (registers, if LLVM can) to `stmts` and return it."""
     buffer = tirx.decl_buffer(shape, dtype, name)
-    # Without the annotation a buffer of over 1 KB becomes a call to the workspace allocator.
-    stmts.append(tirx.AllocBuffer(buffer, annotations={"disable_lower_builtin": True}))
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < STACK_BYTES:
+        stmts.append(tirx.AllocBuffer(buffer))
+        return buffer
+    # TVM makes a larger allocation a call to the workspace allocator. What it allocates for its
+    # own tensor maps always stays on the stack, aligned to 64 bytes.
+    maps = tirx.tvm_stack_alloca("tensormap", -(-size // TENSOR_MAP_BYTES))
+    stmts.append(tirx.DeclBuffer(buffer, data=maps))
     return buffer
 
 
