@@ -7,6 +7,8 @@ vector run, so padding needs neither a copy nor a mask.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm.target import Target
@@ -35,13 +37,21 @@ def channel_run(channels: int, target: Target) -> int:
 
 
 def schedule_channel_tile(
-    sch: Schedule, anchor: SBlockRV, last: SBlockRV, target: Target, parallel: bool
+    sch: Schedule,
+    anchor: SBlockRV,
+    last: SBlockRV,
+    target: Target,
+    parallel: bool,
+    order: Sequence[int] = (),
 ) -> None:
-    """Compute the window reduction `anchor` at tiles of `last`, which has its shape.
+    """Compute the window reduction `anchor` at tiles of `last`, which reads it one for one.
 
-    Both write [..., channels]; the leading axes are the loop nest outside of the tile.
+    The anchor writes [..., channels]; the leading axes are the loop nest outside of the tile.
+    order: for each axis of the anchor's result the axis of `last`; empty where they are the same.
     """
-    *rest, channel = sch.get_loops(last)
+    loops = sch.get_loops(last)
+    *rest, channel = (loops[axis] for axis in order or range(len(loops)))
+    sch.reorder(*rest, channel)
     run = channel_run(int(sch.get(channel).extent), target)
     whole = int(sch.get(channel).extent) % run == 0
     outer, inner = sch.split(channel, [None, run])

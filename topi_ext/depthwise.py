@@ -9,10 +9,11 @@ from tvm.target import Target
 from tvm.tirx import PrimFunc
 
 from .channel_tile import schedule_channel_tile
-from .epilogue import find_stage, inline_epilogue
+from .epilogue import find_stage
 from .kernels import PARAMS, Kernel, table
 from .params import ConvParams
-from .register_tile import PARALLEL_MACS, written_shape
+from .register_tile import PARALLEL_MACS, epilogue_of
+from .scalar import schedule_scalar
 
 OP = "depthwise"
 
@@ -64,12 +65,11 @@ def schedule(func: PrimFunc, target: Target) -> PrimFunc:
     sch = Schedule(func)
     anchor = find_stage(sch)
     params = ConvParams.parse(str(sch.get(anchor).annotations[PARAMS]))
-    last = inline_epilogue(sch, anchor)
-    if sch.get(last).same_as(sch.get(anchor)) or (
-        written_shape(sch, last) != written_shape(sch, anchor)
-    ):
-        last = sch.cache_write(anchor, 0, "global")
-    schedule_channel_tile(sch, anchor, last, target, params.macs >= PARALLEL_MACS)
+    last, order = epilogue_of(sch, anchor)
+    if order is None:
+        return schedule_scalar(func)
+    large = params.macs >= PARALLEL_MACS
+    schedule_channel_tile(sch, anchor, last, target, large, order)
     return sch.mod["main"]
 
 

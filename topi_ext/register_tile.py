@@ -22,6 +22,7 @@ from .channel_tile import PARTITION
 from .epilogue import divisor, find_stage, inline_epilogue
 from .kernels import PARAMS
 from .params import ConvParams
+from .scalar import schedule_scalar
 
 # Multiply-accumulates below which a parallel launch costs more than it gains.
 PARALLEL_MACS = 200_000
@@ -53,16 +54,21 @@ class RegisterTile:
             return min(self.channels, -(-params.co // self.lanes) * self.lanes)
         return divisor(params.cog, self.channels)
 
-    def step_cycles(self, pixels: int, channels: int) -> float:
+    def step_cycles(self, pixels: int, channels: int, by_lane: bool) -> float:
         """Modelled cycles of one reduction step of a tile of this size.
 
         Two multiply-adds and two loads a cycle, four cycles from one multiply-add to the next
         of the same accumulator; a single pixel streams its weights from outside the first cache.
+        Loads count a little even where they hide: fewer of them leave more room.
         """
         vectors = -(-channels // self.lanes)
-        loads = vectors + (pixels / self.lanes if self.by_lane else pixels)
+        loads = vectors + (pixels / self.lanes if by_lane else pixels)
         stream = 2.0 * vectors if pixels == 1 else 0.0
-        return max(pixels * vectors / 2, loads / 2, 4.0, stream)
+        return max(pixels * vectors / 2, loads / 2, 4.0, stream) + 0.05 * loads
+
+    def takes_lanes(self, params: ConvParams) -> bool:
+        """Whether inputs can be read a vector at a time along the reduction."""
+        return self.by_lane and params.cig % self.lanes == 0
 
     def supports(self, params: ConvParams) -> str | None:
         """None, or why the tile's channels do not suit the layer's."""
@@ -77,26 +83,30 @@ class RegisterTile:
             )
         return None if fits else f"a tile of {self.channels} does not suit {params.cog} channels"
 
-    def best_pixels(self, extent: int) -> int:
-        """The tile height, at most `pixels`, that covers `extent` pixels in the fewest cycles."""
-        heights = range(min(self.pixels, extent), 0, -1)
-        return min(heights, key=lambda height: self._column_cycles(extent, height, self.channels))
+    def best_pixels(self, params: ConvParams) -> int:
+        """The tile height, at most `pixels`, that covers a row of pixels in the fewest cycles."""
+        heights = range(min(self.pixels, row_pixels(params)), 0, -1)
+        return min(heights, key=lambda height: self._cycles(params, height, self.channels))
 
-    def _column_cycles(self, extent: int, height: int, channels: int) -> float:
-        full, tail = divmod(extent, height)
-        cycles = full * (self.step_cycles(height, channels) + 0.1)
-        return cycles + (self.step_cycles(tail, channels) + 0.1 if tail else 0.0)
+    def _cycles(self, params: ConvParams, height: int, channels: int) -> float:
+        full, tail = divmod(row_pixels(params), height)
+        lane = self.takes_lanes(params)
+        cycles = full * (self.step_cycles(height, channels, lane) + 0.1)
+        return cycles + (self.step_cycles(tail, channels, lane) + 0.1 if tail else 0.0)
 
     def cost(self, params: ConvParams) -> int:
-        """Modelled cycles of the whole layer per reduction step, for ranking kernels."""
-        extent = params.pixels if flattens(params) else params.wo
-        rows = params.pixels // extent
-        height = self.best_pixels(extent)
+        """Modelled hundredths of a cycle of the whole layer per reduction step, for ranking."""
+        height = self.best_pixels(params)
         full, tail = divmod(params.co, self.channels)
-        cycles = full * self._column_cycles(extent, height, self.channels)
+        cycles = full * self._cycles(params, height, self.channels)
         if tail:
-            cycles += 1.1 * self._column_cycles(extent, height, tail)
-        return math.ceil(rows * cycles)
+            cycles += 1.1 * self._cycles(params, height, tail)
+        return math.ceil(100 * cycles * params.pixels / row_pixels(params))
+
+
+def row_pixels(params: ConvParams) -> int:
+    """Pixels of one row of tiles: the whole batch, or one row of the output."""
+    return params.pixels if flattens(params) else params.wo
 
 
 def flattens(params: ConvParams) -> bool:
@@ -118,16 +128,17 @@ def schedule_register_tile(func: PrimFunc, target: Target, tile: RegisterTile) -
     sch = Schedule(func)
     anchor = find_stage(sch)
     params = ConvParams.parse(str(sch.get(anchor).annotations[PARAMS]))
-    last = inline_epilogue(sch, anchor)
-    if sch.get(last).same_as(sch.get(anchor)) or written_shape(sch, last) != written_shape(
-        sch, anchor
-    ):
-        last = sch.cache_write(anchor, 0, "global")
-    if flattens(params) and len(written_shape(sch, anchor)) == 4:
-        _flatten_pixels(sch, anchor, last, params)
-    *rest, x, o = sch.get_loops(last)
+    last, order = epilogue_of(sch, anchor)
+    if order is None:
+        return schedule_scalar(func)
+    if flattens(params) and len(order) == 4:
+        _flatten_pixels(sch, anchor, last, params, order)
+        order = (0, 1)
+    loops = sch.get_loops(last)
+    *rest, x, o = (loops[axis] for axis in order)
+    sch.reorder(*rest, x, o)
     extent = int(sch.get(x).extent)
-    height, width = tile.best_pixels(extent), min(tile.channels_of(params), params.co)
+    height, width = tile.best_pixels(params), min(tile.channels_of(params), params.co)
     x_outer, x_inner = sch.split(x, [None, height])
     o_outer, o_inner = sch.split(o, [None, width])
 
@@ -169,9 +180,8 @@ def _schedule_reduction(
     if len(reduction) == 3 and params.groups == 1 and params.dilation[1] == 1 and params.ci < 16:
         # Neighbouring taps of a narrow input are neighbours in memory: one longer loop.
         reduction = [reduction[0], sch.fuse(reduction[1], reduction[2])]
-    depth = int(sch.get(reduction[-1]).extent)
     first = reduction[0]
-    if tile.by_lane and depth % tile.lanes == 0:
+    if tile.takes_lanes(params):
         outer, lane = sch.split(reduction[-1], [None, tile.lanes])
         first = outer if len(reduction) == 1 else first
         inputs = sch.cache_read(anchor, 0, "global")
@@ -207,12 +217,40 @@ def _pixel(params: ConvParams) -> Callable[[Any, Any, Any], Any]:
     return lambda n, y, x: (n * params.ho + y) * params.wo + x
 
 
-def _flatten_pixels(sch: Schedule, anchor: SBlockRV, last: SBlockRV, params: ConvParams) -> None:
+def _flatten_pixels(
+    sch: Schedule, anchor: SBlockRV, last: SBlockRV, params: ConvParams, order: tuple[int, ...]
+) -> None:
     """Make one loop of batch, rows and columns in both blocks and in the accumulator between."""
     pixel = _pixel(params)
+
+    def of_last(a, b, c, d):  # type: ignore[no-untyped-def]
+        n, y, x, o = ((a, b, c, d)[axis] for axis in order)
+        return pixel(n, y, x), o
+
     sch.transform_block_layout(anchor, lambda n, y, x, o, ky, kx, c: (pixel(n, y, x), o, c))
-    sch.transform_block_layout(last, lambda n, y, x, o: (pixel(n, y, x), o))
+    sch.transform_block_layout(last, of_last)
     sch.transform_layout(anchor, ("write", 0), lambda n, y, x, o: (pixel(n, y, x), o))
+
+
+def epilogue_of(sch: Schedule, anchor: SBlockRV) -> tuple[SBlockRV, tuple[int, ...] | None]:
+    """Inline what follows `anchor` into one block that reads it element by element.
+
+    Returns that block (a copy, if nothing follows) and, for each axis of the anchor's result, the
+    axis of the block that runs over it; None for the axes if they do not correspond so.
+    """
+    last = inline_epilogue(sch, anchor)
+    if sch.get(last).same_as(sch.get(anchor)):
+        last = sch.cache_write(anchor, 0, "global")
+    result = sch.get(anchor).writes[0].source
+    axes = [iv.var for iv in sch.get(last).iter_vars]
+    reads = [read.region for read in sch.get(last).reads if read.source.same_as(result)]
+    if len(reads) != 1:
+        return last, None
+    order = tuple(
+        next((axis for axis, var in enumerate(axes) if var.same_as(part.min)), -1)
+        for part in reads[0]
+    )
+    return last, order if sorted(order) == list(range(len(axes))) else None
 
 
 def written_shape(sch: Schedule, block: SBlockRV) -> tuple[int, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import tvm
-from tvm import te, tirx
+from tvm import te, tirx, topi
 from tvm.target import Target
 
 from topi_ext import reference
@@ -14,7 +15,7 @@ from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
 
-EPILOGUES = ("none", "relu", "prelu", "shortcut")
+EPILOGUES = ("none", "relu", "prelu", "shortcut", "transposed")
 
 
 def host() -> Target:
@@ -22,6 +23,14 @@ def host() -> Target:
     cpu = tvm.target.codegen.llvm_get_system_cpu()
     triple = tvm.target.codegen.llvm_get_system_triple()
     return Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": 2})
+
+
+_EXTRA_OF: dict[str, Callable[..., list[np.ndarray]]] = {
+    "relu": lambda slope, shortcut: [],
+    "transposed": lambda slope, shortcut: [],
+    "prelu": lambda slope, shortcut: [slope],
+    "shortcut": lambda slope, shortcut: [shortcut],
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ def make(kernel: Kernel, params: ConvParams, epilogue: str, rank: int = 4) -> Fl
     size = reference.conv2d(np.abs(x).astype(np.float64), np.abs(w).astype(np.float64), p)
     error = size.reshape(shape) * np.finfo(np.float32).eps * max(4.0, 0.5 * np.sqrt(p.taps))
     if epilogue != "none":
-        extra = [scale, offset] + {"relu": [], "prelu": [slope], "shortcut": [shortcut]}[epilogue]
+        extra = [scale, offset, *_EXTRA_OF[epilogue](slope, shortcut)]
         added = [te.placeholder(a.shape, "float32", f"ex{i}") for i, a in enumerate(extra)]
         operands, places = operands + extra, places + added
         out = _epilogue(epilogue, out, added)
@@ -76,8 +85,10 @@ def make(kernel: Kernel, params: ConvParams, epilogue: str, rank: int = 4) -> Fl
         elif epilogue == "prelu":
             exact = np.where(exact > 0, exact, exact * slope)
             error = error * np.maximum(1, np.abs(slope))
-        else:
+        elif epilogue == "shortcut":
             exact = np.maximum(exact + shortcut, 0)
+        else:
+            exact, error = np.moveaxis(exact, -1, 1), np.moveaxis(error, -1, 1)
     # Relax gives its functions 64-bit indices; what is tested is what is compiled.
     func = te.create_prim_func([*places, out], index_dtype_override="int64")
     return FloatCase(func, operands, exact, error + 1e-6)
@@ -115,5 +126,7 @@ def _epilogue(kind: str, out: te.Tensor, extra: list[te.Tensor]) -> te.Tensor:
         return stage(
             lambda *i: tirx.Select(moved[i] > zero, moved[i], moved[i] * extra[2][i[-1]]), "prelu"
         )
+    if kind == "transposed":
+        return topi.transpose(moved, [0, len(out.shape) - 1, *range(1, len(out.shape) - 1)])
     total = stage(lambda *i: moved[i] + extra[2][i], "total")
     return stage(lambda *i: te.max(total[i], zero), "relu")

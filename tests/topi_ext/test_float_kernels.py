@@ -40,7 +40,7 @@ def _conv_cases() -> Iterator[tuple[str, str, str]]:
         ]
         for i, params in enumerate(shapes):
             if kernel.supports(params) is None:
-                yield kernel.name, str(params), float_case.EPILOGUES[i % 4]
+                yield kernel.name, str(params), float_case.EPILOGUES[i % 5]
 
 
 @pytest.mark.parametrize(("kernel", "case", "epilogue"), list(_conv_cases()))
@@ -82,7 +82,7 @@ def _dense_cases() -> Iterator[tuple[str, str, str]]:
         ):
             params = ConvParams.dense(rows, 20 + i, max(1, n))
             if kernel.supports(params) is None:
-                yield kernel.name, str(params), float_case.EPILOGUES[i % 4]
+                yield kernel.name, str(params), float_case.EPILOGUES[i % 5]
 
 
 @pytest.mark.parametrize(("kernel", "case", "epilogue"), list(_dense_cases()))
@@ -105,7 +105,7 @@ def _depthwise_cases() -> Iterator[tuple[str, str, str]]:
             ConvParams(1, 5, 5, 4, 64, 3, 3, pads=(1, 1, 1, 1), groups=4),
         ]
         for i, params in enumerate(shapes):
-            yield kernel.name, str(params), float_case.EPILOGUES[i % 4]
+            yield kernel.name, str(params), float_case.EPILOGUES[i % 5]
 
 
 @pytest.mark.parametrize(("kernel", "case", "epilogue"), list(_depthwise_cases()))
