@@ -20,6 +20,12 @@ from bnn_tvm.recognize.graph import Graph
 
 ZERO_VARIANTS = ("", "plus", "minus")
 _FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+_KINKED = frozenset(
+    [
+        *("Abs", "Relu", "LeakyRelu", "PRelu", "Max", "Min", "Div", "Mod", "Pow", "Reciprocal"),
+        *("Sqrt", "Log", "Elu", "Selu", "Celu", "ThresholdedRelu"),
+    ]
+)
 _DISCRETE = ("Sign", "Round", "Floor", "Ceil")
 
 
@@ -254,12 +260,25 @@ class _Builder:
         self.nodes.append(helper.make_node("Where", [out + "?", "k:one", "k:minus_one"], [out]))
 
     def states(self) -> list[tuple[str, bool]]:
-        """Tensors whose sign (or, where True, whose value) tells the pieces of the function."""
+        """Tensors whose sign (or, where True, whose value) tells the pieces of the function.
+
+        The sign of a float counts where an op with a kink or a pole at 0 reads it; elsewhere it
+        would be the noise of a straight-through sum.
+        """
+        constants = self.region.constants
+        kinked = {
+            name
+            for node in self.region.nodes
+            if node.op_type in _KINKED
+            or (node.op_type == "Mul" and not any(i in constants for i in node.input))
+            for name in node.input
+        }
         states = []
         for node in self.region.nodes:
-            kind = self.graph.elem_type(node.output[0])
-            exact = kind not in _FLOAT_TYPES or node.op_type in _DISCRETE
-            states.append((self.names[node.output[0]], exact))
+            name = node.output[0]
+            exact = self.graph.elem_type(name) not in _FLOAT_TYPES or node.op_type in _DISCRETE
+            if exact or name in kinked:
+                states.append((self.names[name], exact))
         return states
 
     def session(self, results: list[str], states: list[str]) -> Any:

@@ -19,6 +19,9 @@ from bnn_tvm.recognize.probe import Evaluator, Region, Sessions
 TOLERANCE = 1e-6
 """Relative distance from its value at which an output still counts: straight-through sums."""
 
+NOT_FINITE = "gives NaN or infinity for ordinary inputs"
+"""What is said of a region that is not to be taken for a step even of a nearer tensor."""
+
 _WIDE_KEY = int(floats.to_key(2.0**24))
 _EXACT_KEY = int(floats.to_key(2.0**16))
 _MODERATE_KEY = int(floats.to_key(64.0))
@@ -130,7 +133,7 @@ class _Search:
             gap = high - low
             middle = ~((y - low <= 1e-3 * gap) | (high - y <= 1e-3 * gap))
         if not np.isfinite(y).all():
-            raise NotAStep("gives NaN or infinity for ordinary inputs")
+            raise NotAStep(NOT_FINITE)
         if (gap <= TOLERANCE * np.abs(high)).all():
             raise NotAStep("is a constant")
         for c in np.flatnonzero(middle.any(axis=0))[:4]:

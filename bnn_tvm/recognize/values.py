@@ -17,7 +17,7 @@ from bnn_tvm.recognize.elementwise import DISCONTINUOUS, Elementwise
 from bnn_tvm.recognize.graph import FLOAT, Graph
 from bnn_tvm.recognize.monotone import chain_back, pull_back
 from bnn_tvm.recognize.probe import Evaluator, NotPerChannel, Region, Sessions, make_region
-from bnn_tvm.recognize.step import NotAStep, Step, find_step
+from bnn_tvm.recognize.step import NOT_FINITE, NotAStep, Step, find_step
 
 _MAX_TRIALS = 16
 _MAX_CHAIN = 64
@@ -141,6 +141,8 @@ class Facts:
             if isinstance(found, Step):
                 return self._stepped(name, region, found)
             refusal = f"{nearest}: as a function of {region.source} it {found}"
+            if found == NOT_FINITE:
+                break
         return Unproven(refusal or f"{nearest}: no binariser found")
 
     def _is_private(self, region: Region) -> bool:

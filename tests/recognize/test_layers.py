@@ -160,7 +160,17 @@ def between(kind: str, net: Net, s: str) -> tuple[str, int]:
     return net.op("Identity", s), 8
 
 
-KINDS = ["maxpool", "transposes", "shuffle", "concat", "split", "slice", "gather", "pad-reflect", "identity"]
+KINDS = [
+    "maxpool",
+    "transposes",
+    "shuffle",
+    "concat",
+    "split",
+    "slice",
+    "gather",
+    "pad-reflect",
+    "identity",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
