@@ -11,6 +11,8 @@ import onnx
 import onnxruntime
 import pytest
 
+import bnn_tvm
+
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "examples" / "digits"
 
@@ -74,6 +76,33 @@ def test_three_convolutions_have_sign_weights_and_the_file_is_small() -> None:
     assert [node.output[0] for node in binary] == [
         f"/block{i}/conv/Conv_output_0" for i in (1, 2, 3)
     ]
+
+
+def test_compiled_for_this_machine_it_reads_every_held_out_digit_as_onnxruntime_does(
+    held_out: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    compiled = bnn_tvm.compile_model(DIGITS / "digits.onnx", mode="strict")
+    assert [d.output for d in compiled.decisions if d.binary] == [
+        f"/block{i}/conv/Conv_output_0" for i in (1, 2, 3)
+    ]
+    assert compiled.warnings == ()
+    model = bnn_tvm.load(compiled.save(tmp_path / "digits").so, self_test=True)
+    logits = np.concatenate([model.run(x[None])["logits"] for x in held_out["image"]])
+    reference = onnxruntime_logits(held_out["image"])
+    # As above: one image may have a stem output so near zero that rounding decides its sign.
+    assert (np.abs(logits - reference).max(axis=1) > 1e-4).sum() <= 1
+    assert (logits.argmax(axis=1) == held_out["label"]).mean() > 0.97
+
+
+def test_compiled_for_a_batch_it_gives_the_same_logits(
+    held_out: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    compiled = bnn_tvm.compile_model(DIGITS / "digits.onnx", batch=5)
+    model = bnn_tvm.load(compiled.save(tmp_path / "five").so, threads=2)
+    images = held_out["image"][:5]
+    np.testing.assert_allclose(
+        model.run(images)["logits"], onnxruntime_logits(images), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_training_script_trains_and_exports(trainer: ModuleType, tmp_path: Path) -> None:
