@@ -23,7 +23,7 @@ from tvm.target import Target
 from tvm.tirx import PrimFunc
 
 from bnn_tvm.export.kernels_abi import lower
-from topi_ext import reference
+from topi_ext import bitpack, reference
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
@@ -86,10 +86,23 @@ class Case:
 
 
 @dataclass(frozen=True)
+class PackCase:
+    """Packing of a layer's float input: with one threshold, one per channel, or turned ones too.
+
+    name: a C identifier. limits: "zero", "channel" or "turned".
+    """
+
+    name: str
+    params: ConvParams
+    word_bits: int
+    limits: str = "zero"
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A case with its functions, in the order of their calls, its data, and the truth."""
 
-    case: Case
+    case: Case | PackCase
     functions: dict[str, PrimFunc]
     inputs: tuple[np.ndarray, ...]
     staged_bytes: int  # what the kernel's `prepare` writes, 0 without
@@ -119,8 +132,41 @@ def arm64_target(core: str) -> Target:
     return Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": core})
 
 
-def prepare_case(case: Case, target: Target) -> Prepared:
+def prepare_case(case: Case | PackCase, target: Target) -> Prepared:
     """Random data of the shape, the truth by `topi_ext.reference`, and the scheduled functions."""
+    if isinstance(case, PackCase):
+        return _prepare_pack(case, target)
+    return _prepare_conv(case, target)
+
+
+def _prepare_pack(case: PackCase, target: Target) -> Prepared:
+    p = case.params
+    rng = np.random.default_rng(len(str(p)))
+    x = rng.integers(-3, 4, (p.n, p.h, p.w, p.ci)).astype(np.float32)
+    x[rng.random(x.shape) < 0.1] = -0.0
+    x[rng.random(x.shape) < 0.1] = np.nan
+    arrays = [x]
+    if case.limits != "zero":
+        special = np.array([-1, -0.0, 0, 2, np.inf, -np.inf, np.nan], np.float32)
+        arrays.append(rng.choice(special, p.ci))
+    if case.limits == "turned":
+        arrays.append(rng.integers(0, 2, p.ci, np.uint8))
+    limit = arrays[1] if len(arrays) > 1 else 0.0
+    signs = reference.binarize(x, limit, arrays[2] if len(arrays) > 2 else False)
+    tensors = [_placeholder(array, f"in{i}") for i, array in enumerate(arrays)]
+    words = bitpack.pack(
+        tensors[0],
+        tensors[1] if len(tensors) > 1 else 0.0,
+        tensors[2] if len(tensors) > 2 else None,
+        p,
+        case.word_bits,
+    )
+    functions = {case.name: _function([*tensors, words], target)}
+    expected = reference.pack_padded(signs, p, case.word_bits)
+    return Prepared(case, functions, tuple(arrays), 0, expected)
+
+
+def _prepare_conv(case: Case, target: Target) -> Prepared:
     p, kernel = case.params, case.kernel
     rng = np.random.default_rng(len(str(p)))
     signs = rng.integers(0, 2, (p.n, p.h, p.w, p.ci), np.int8) * 2 - 1
@@ -157,7 +203,7 @@ def prepare_case(case: Case, target: Target) -> Prepared:
 
 
 def compile_cases(
-    cases: Sequence[Case], target: Target, object_file: Path | None = None
+    cases: Sequence[Case | PackCase], target: Target, object_file: Path | None = None
 ) -> tuple[tuple[Prepared, ...], str]:
     """Schedule and compile the cases, to `object_file` if given. Returns the assembly text too."""
     prepared = tuple(prepare_case(case, target) for case in cases)
@@ -173,7 +219,7 @@ def compile_cases(
     return prepared, str(built.inspect_source("s"))
 
 
-def build(cases: Sequence[Case], target: Target, directory: Path) -> Program:
+def build(cases: Sequence[Case | PackCase], target: Target, directory: Path) -> Program:
     """Schedule, compile and link the cases. Raises CalledProcessError if zig fails."""
     prepared, assembly = compile_cases(cases, target, directory / "kernels.o")
     return link(prepared, assembly, directory)
@@ -213,7 +259,7 @@ def read_outputs(program: Program, out: Path) -> dict[str, np.ndarray]:
 
 def is_correct(one: Prepared, output: np.ndarray) -> bool:
     """Integers must be equal; float results may differ by the rounding of one multiply-add."""
-    if one.expected.dtype.kind == "i":
+    if one.expected.dtype.kind != "f":
         return bool(np.array_equal(output, one.expected))
     return bool(np.allclose(output, one.expected, rtol=1e-6, atol=1e-4))
 
