@@ -33,7 +33,7 @@ from bnn_tvm.frontend.operators import RANDOM, STATIC
 from bnn_tvm.frontend.shapes import infer
 from bnn_tvm.frontend.structure import first_lines
 
-MAX_ROUNDS = 50
+MAX_ROUNDS = 200
 MAX_SECONDS = 60.0
 # Constants may grow to three times what the file holds and this, results of a round included.
 MAX_GROWTH_BYTES = 1 << 30

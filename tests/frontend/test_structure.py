@@ -159,6 +159,40 @@ def test_a_constant_chain_of_3000_nodes_is_folded_in_one_go() -> None:
     assert ops(prepared) == ["Add"]
 
 
+@pytest.mark.parametrize("step", [1 << 32, 1 << 62, 0])
+def test_endless_slices_of_shapes_end(step: int) -> None:
+    model = parse(
+        "(float[2,3,4,5] x) => (float[A,B] y) <int64[1] a = {0}, int64[1] b = {4}>",
+        f"""t = Constant<value_ints = [{step}]>() h = Shape(x) k = Slice(h, a, b, a, t)
+        y = Reshape(x, k)""",
+    )
+    with pytest.raises(ModelError):
+        prepare(model)
+
+
+def test_a_shape_of_endless_length_is_not_written_out() -> None:
+    model = parse(
+        "(float[2,3] x) => (float[A,B] y) <int64[1] n = {144115188075855876}>",
+        "c = ConstantOfShape<value = int64[1] {1}>(n) d = Concat<axis = 0>(n, c) y = Reshape(x, d)",
+    )
+    with pytest.raises(ModelError, match="unknown or excessive size"):
+        prepare(model)
+
+
+def test_shapes_known_block_by_block_are_found_without_propagation() -> None:
+    n = 60
+    body = " ".join(
+        f"s{i} = Shape(a{i}) z{i} = ConstantOfShape(s{i}) e{i} = Expand(w, s{i})"
+        f" b{i} = Add(a{i}, e{i}) a{i + 1} = Sub(b{i}, z{i})"
+        for i in range(n)
+    )
+    model = parse(
+        "(float[1,3,4,4] x) => (float[1,3,4,4] y) <float[3,1,1] w = {1, 2, 3}>",
+        f"a0 = Neg(x) {body} y = Neg(a{n})",
+    )
+    assert ops(prepare_and_compare(model)).count("Add") == n
+
+
 def test_too_many_nodes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(structure, "MAX_NODES", 2)
     assert graph_module.MAX_NODES >= 100_000
