@@ -200,12 +200,13 @@ def _schedule_reduction(
 
 
 def _vectorize(sch: Schedule, loop: LoopRV, lanes: int) -> None:
-    """Vectorise the channels of a tile; a width that is no power of two in single vectors.
+    """Vectorise the channels of a tile; many, or no power of two, in single vectors.
 
-    LLVM would round such a width up to the next power of two, and spill.
+    LLVM would round the width up to the next power of two, and load all weights before it uses
+    the first: then it spills.
     """
     width = int(sch.get(loop).extent)
-    if width & (width - 1) and width % lanes == 0:
+    if width % lanes == 0 and (width & (width - 1) or width > 4 * lanes):
         vectors, loop = sch.split(loop, [None, lanes])
         sch.unroll(vectors)
         sch.annotate(vectors, PARTITION, 1)

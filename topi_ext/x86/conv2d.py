@@ -13,7 +13,7 @@ AVX2_TILES = (
     RegisterTile(pixels=12, channels=8, lanes=8),
     RegisterTile(pixels=6, channels=16, lanes=8),
     RegisterTile(pixels=4, channels=24, lanes=8),
-    RegisterTile(pixels=1, channels=32, lanes=8),
+    RegisterTile(pixels=1, channels=48, lanes=8),
 )
 
 AVX512_TILES = (
