@@ -32,7 +32,7 @@ from tvm.tirx import PrimFunc, Stmt
 
 from ..bconv2d import border_correction, finish, needs_correction
 from ..emit import PARALLEL, bitcast, channel_loops, let, local, loop, seq, splat, vload, vstore
-from ..epilogue import Epilogue, extract_epilogue, holds_stage
+from ..epilogue import Epilogue, divisor, extract_epilogue, holds_stage
 from ..kernels import PARAMS, Kernel, table
 from ..params import ConvParams
 from ..reference import pack_bits
@@ -121,6 +121,19 @@ def schedule(func: PrimFunc, target: Target) -> PrimFunc:
     return _Writer(epilogue).write()
 
 
+def strip_pairs(plan: TablePlan, blocks: int) -> int:
+    """How many pairs keep their counters while a chunk of weights is used.
+
+    A whole part of an output row where that is possible: the pairs of a strip then follow each
+    other in memory and their addresses take no divisions.
+    """
+    limit = STRIP if blocks > BLOCKS // 2 else 2 * STRIP
+    part = 1 if plan.gathered else divisor(plan.pairs_per_row, limit)
+    if part >= 5:
+        return part
+    return -(-plan.pairs // -(-plan.pairs // STRIP))
+
+
 class _Writer:
     """The hand-made loops of one convolution with its epilogue."""
 
@@ -132,9 +145,9 @@ class _Writer:
         self.plan = TablePlan.of(self.params)
         by_rank = {len(buffer.ty.shape): buffer for buffer in epilogue.reads}
         self.pairs, self.weights, self.tables = by_rank[3], by_rank[5], by_rank[1]
-        self.strips = -(-self.plan.pairs // STRIP)
-        self.strip = -(-self.plan.pairs // self.strips)
         self.blocks = -(-self.params.cog // BLOCK)
+        self.strip = strip_pairs(self.plan, self.blocks)
+        self.strips = -(-self.plan.pairs // self.strip)
 
     def write(self) -> PrimFunc:
         """All channel blocks: tiles of BLOCKS vectors, then one tile of the rest."""
@@ -178,15 +191,18 @@ class _Writer:
             body: list[Stmt] = []
             begin = let("begin", c * plan.steps // chunks, body)
             end = let("end", (c + 1) * plan.steps // chunks, body)
-            body.append(
-                loop(
-                    size,
-                    lambda pair: self._chunk(
-                        counts, pair, first + pair, group, block, vectors, ky, begin, end - begin
-                    ),
-                    "pair",
-                )
-            )
+            args = (group, block, vectors, ky, begin, end - begin)
+
+            def some(slot: Any, count: int) -> Stmt:
+                slots = [slot + i for i in range(count)]
+                return self._chunk(counts, slots, [first + at for at in slots], *args)
+
+            if vectors > BLOCKS // 2:
+                body.append(loop(size, lambda pair: some(pair, 1), "pair"))
+            else:
+                # Few channels: two pairs at a time share the loads of the weights.
+                body.append(loop(size // 2, lambda two: some(two * 2, 2), "two"))
+                body.append(tirx.IfThenElse(tirx.NE(size % 2, 0), some(size - 1, 1), None))
             return seq(body)
 
         stmts.append(loop(plan.rows, lambda ky: loop(chunks, lambda c: chunk(ky, c), "c"), "ky"))
@@ -205,8 +221,8 @@ class _Writer:
     def _chunk(
         self,
         counts: tirx.Buffer,
-        slot: Any,
-        pair: Any,
+        slots: list[Any],
+        pairs: list[Any],
         group: Any,
         block: Any,
         vectors: int,
@@ -214,57 +230,72 @@ class _Writer:
         begin: Any,
         steps: Any,
     ) -> Stmt:
-        """`steps` steps of one pair, added to its counters."""
+        """`steps` steps of some pairs, added to their counters."""
         plan = self.plan
         stmts: list[Stmt] = []
-        # all and high of every block of channels, in registers
-        sums = local("sums", (vectors * 2 * BLOCK,), "uint8", stmts)
-        for v in range(2 * vectors):
+        # all and high of every pair and block of channels, in registers
+        sums = local("sums", (len(pairs) * vectors * 2 * BLOCK,), "uint8", stmts)
+        for v in range(2 * vectors * len(pairs)):
             stmts.append(vstore(sums, splat(0, "uint8x32"), [v * BLOCK], BLOCK))
-        row, column = plan.locate_pair(pair)
-        column = let("column", column + begin * STEP, stmts)
-        row = let("row", row + ky * plan.row_stride, stmts)
+        places = []
+        for pair in pairs:
+            row, column = plan.locate_pair(pair)
+            column = let("column", column + begin * STEP, stmts)
+            places.append((let("row", row + ky * plan.row_stride, stmts), column))
         base = let("base", group * self.blocks + block, stmts)
 
         def step(s: Any) -> Stmt:
             body: list[Stmt] = []
             found = []
-            for i in range(STEP):
-                offset = self.pairs[group, row, column + s * STEP + i].astype("int32")
-                half = let(f"half{i}", vload(self.tables, [offset], 16), body)
-                lanes = [tirx.const(k, "int32") for k in range(BLOCK)]
-                twice = tirx.Shuffle([half, half], lanes)
-                found.append(let(f"table{i}", twice, body))
-            for v in range(vectors):
-                t: Any = None
+            for row, column in places:
                 for i in range(STEP):
-                    index = vload(self.weights, [base + v, ky, begin + s, i, 0], BLOCK)
-                    look = tirx.call_llvm_pure_intrin(
-                        "uint8x32", "llvm.x86.avx2.pshuf.b", found[i], index
-                    )
-                    t = look if t is None else t + look
-                t = let(f"t{v}", t, body)
-                up = bitcast(bitcast(t, "uint16x16") >> splat(4, "uint16x16"), "uint8x32")
-                for part, value in ((2 * v, t), (2 * v + 1, up)):
-                    old = vload(sums, [part * BLOCK], BLOCK)
-                    body.append(vstore(sums, old + value, [part * BLOCK], BLOCK))
+                    offset = self.pairs[group, row, column + s * STEP + i].astype("int32")
+                    half = let("half", vload(self.tables, [offset], 16), body)
+                    lanes = [tirx.const(k, "int32") for k in range(BLOCK)]
+                    found.append(let("table", tirx.Shuffle([half, half], lanes), body))
+            for v in range(vectors):
+                indices = [
+                    let("index", vload(self.weights, [base + v, ky, begin + s, i, 0], BLOCK), body)
+                    for i in range(STEP)
+                ]
+                for q in range(len(pairs)):
+                    looked = [
+                        tirx.call_llvm_pure_intrin(
+                            "uint8x32", "llvm.x86.avx2.pshuf.b", found[q * STEP + i], indices[i]
+                        )
+                        for i in range(STEP)
+                    ]
+                    t = let("t", looked[0] + looked[1] + looked[2], body)
+                    up = bitcast(bitcast(t, "uint16x16") >> splat(4, "uint16x16"), "uint8x32")
+                    at = 2 * (q * vectors + v) * BLOCK
+                    for place, value in ((at, t), (at + BLOCK, up)):
+                        old = vload(sums, [place], BLOCK)
+                        body.append(vstore(sums, old + value, [place], BLOCK))
             return seq(body)
 
         stmts.append(loop(steps, step, "s"))
-        width = vectors * BLOCK
-        for v in range(vectors):
-            total = bitcast(vload(sums, [2 * v * BLOCK], BLOCK), "uint16x16")
-            high = bitcast(vload(sums, [(2 * v + 1) * BLOCK], BLOCK), "uint16x16")
-            total, high = let("total", total, stmts), let("high", high, stmts)
-            byte, eight, four = (splat(k, "uint16x16") for k in (255, 8, 4))
-            q1 = let("q1", high >> eight, stmts)
-            p1 = let("p1", ((total >> eight) - (q1 << four)) & byte, stmts)
-            q0 = let("q0", (high - (p1 << four)) & byte, stmts)
-            p0 = let("p0", (total - (q0 << four)) & byte, stmts)
-            for at, value in ((0, p0), (16, p1), (width, q0), (width + 16, q1)):
-                place = [slot * (2 * width) + v * BLOCK + at]
-                stmts.append(vstore(counts, vload(counts, place, 16) + value, place, 16))
+        for q, slot in enumerate(slots):
+            for v in range(vectors):
+                stmts += self._widen(counts, sums, slot, 2 * (q * vectors + v) * BLOCK, vectors, v)
         return seq(stmts)
+
+    def _widen(
+        self, counts: tirx.Buffer, sums: tirx.Buffer, slot: Any, at: int, vectors: int, v: int
+    ) -> list[Stmt]:
+        """Solve for Q1, P1, Q0, P0 and add them to the 16-bit counters of a pair."""
+        stmts: list[Stmt] = []
+        width = vectors * BLOCK
+        total = let("total", bitcast(vload(sums, [at], BLOCK), "uint16x16"), stmts)
+        high = let("high", bitcast(vload(sums, [at + BLOCK], BLOCK), "uint16x16"), stmts)
+        byte, eight, four = (splat(k, "uint16x16") for k in (255, 8, 4))
+        q1 = let("q1", high >> eight, stmts)
+        p1 = let("p1", ((total >> eight) - (q1 << four)) & byte, stmts)
+        q0 = let("q0", (high - (p1 << four)) & byte, stmts)
+        p0 = let("p0", (total - (q0 << four)) & byte, stmts)
+        for offset, value in ((0, p0), (16, p1), (width, q0), (width + 16, q1)):
+            place = [slot * (2 * width) + v * BLOCK + offset]
+            stmts.append(vstore(counts, vload(counts, place, 16) + value, place, 16))
+        return stmts
 
     def _finish(
         self,
