@@ -5,6 +5,7 @@ rich drops colours by itself where the stream is no terminal, and obeys NO_COLOR
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -16,14 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 WIDTH_WITHOUT_TERMINAL = 160
-
-
-def stdout_console() -> Console:
-    """A console on stdout; wide where no terminal limits it, so that tables stay greppable."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else _wide()
-    return Console(file=sys.stdout, highlight=False, width=width, soft_wrap=False)
+NARROWEST = 60
 
 
 def stderr_console() -> Console:
@@ -33,15 +27,21 @@ def stderr_console() -> Console:
     return Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
-def _wide() -> int:
-    return max(shutil.get_terminal_size((WIDTH_WITHOUT_TERMINAL, 24)).columns, 80)
-
-
 def show(*renderables: RenderableType) -> None:
-    """Print tables and text to stdout."""
-    console = stdout_console()
+    """Print tables and text to stdout: in colour on a terminal, plain and greppable elsewhere."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        console = Console(highlight=False)
+        for renderable in renderables:
+            console.print(renderable)
+        return
+    text = io.StringIO()
+    width = max(shutil.get_terminal_size((WIDTH_WITHOUT_TERMINAL, 24)).columns, NARROWEST)
+    plain = Console(file=text, highlight=False, width=width, color_system=None)
     for renderable in renderables:
-        console.print(renderable)
+        plain.print(renderable)
+    sys.stdout.writelines(line.rstrip() + "\n" for line in text.getvalue().splitlines())
 
 
 def print_json(value: dict[str, Any]) -> None:

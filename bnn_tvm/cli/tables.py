@@ -26,7 +26,13 @@ def table(
 
 
 def decision_table(decisions: Iterable[Mapping[str, Any]]) -> Table:
-    """One row per conv and dense layer: binary or float, the rule, and why."""
+    """One row per conv and dense layer: binary or float, the rule, and why.
+
+    The last column, what was implied, is left out where nothing was.
+    """
+    decisions = list(decisions)
+    columns = ("layer", "op", "runs as", "rule", "reason", "differs from ONNX")
+    shown = None if any(decision["implied"] for decision in decisions) else -1
     rows = [
         (
             decision["output"],
@@ -38,7 +44,7 @@ def decision_table(decisions: Iterable[Mapping[str, Any]]) -> Table:
         )
         for decision in decisions
     ]
-    return table(("layer", "op", "runs as", "rule", "reason", "differs from ONNX"), rows)
+    return table(columns[:shown], [row[:shown] for row in rows])
 
 
 def size(nbytes: int) -> str:

@@ -10,6 +10,7 @@ import click
 from bnn_tvm.cli.arguments import compile_flags, options_from, output_flags
 from bnn_tvm.cli.console import print_json, print_warnings, show
 from bnn_tvm.errors import UsageError
+from bnn_tvm.options import CompileOptions
 
 if TYPE_CHECKING:
     from bnn_tvm.api import Inspection
@@ -55,7 +56,10 @@ def command(file: Path | None, include_dir: bool, as_json: bool, **flags: Any) -
 def _show(inspection: Inspection) -> None:
     from bnn_tvm.cli.tables import decision_table, size, table
 
-    facts = [(name.replace("_", " "), _text(value)) for name, value in inspection.facts.items()]
+    facts = [
+        (name.replace("_", " "), _text(_changed(value) if name == "options" else value))
+        for name, value in inspection.facts.items()
+    ]
     show(table(("property", "value"), facts), "")
     tensors = [
         (role, t["name"], _text(t["shape"]), t["dtype"])
@@ -84,6 +88,12 @@ def _show(inspection: Inspection) -> None:
             "",
         )
     show(decision_table(inspection.decisions))
+
+
+def _changed(options: dict[str, str]) -> dict[str, str]:
+    """The options that are not at their defaults."""
+    defaults = {name: str(value) for name, value in CompileOptions().as_dict().items()}
+    return {name: value for name, value in options.items() if value != defaults.get(name)}
 
 
 def _text(value: object) -> str:

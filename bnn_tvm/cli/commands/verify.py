@@ -92,11 +92,9 @@ def _show(report: VerifyReport) -> None:
             f"what was implied changes the output of the ONNX graph by up to "
             f"{report.design_difference:.3g}, by design; compared with the graph as implied"
         )
-    show(
-        table(("layer", "runs as", "result", "max abs error", "differs from ONNX by design"), rows),
-        "",
-        *lines,
-    )
+    columns = ("layer", "runs as", "result", "max abs error", "differs from ONNX by design")
+    shown = None if any(layer.implied for layer in report.layers) else -1
+    show(table(columns[:shown], [row[:shown] for row in rows]), "", *lines)
     first = report.first_difference
     if report.ok:
         show("verified: the compiled model computes what the ONNX model computes")
