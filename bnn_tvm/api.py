@@ -272,13 +272,12 @@ def bench(
     With `profile` the report has every kernel call's median time over the same number of runs.
     """
     from bnn_tvm.export.test_vector import make_inputs
-    from bnn_tvm.measure import BenchReport, time_runs
+    from bnn_tvm.measure import BenchReport, latency
 
     model = load(path, threads=threads)
     inputs = make_inputs(model.inputs, seed=0)
-    latency = time_runs(lambda: model.run(inputs), repeat)
     layers = model.profile(inputs, repeat) if profile else ()
-    return BenchReport(model.metadata.target, threads, latency, layers)
+    return BenchReport(model.metadata.target, threads, latency(model, inputs, repeat), layers)
 
 
 def inspect(path: str | Path, options: CompileOptions | None = None) -> Inspection:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from bnn_tvm.runtime.model import LayerTime
+    from bnn_tvm.runtime.model import LayerTime, Model
 
 WARM_UP = 5
 
@@ -43,15 +41,10 @@ class BenchReport:
         }
 
 
-def time_runs(run: Callable[[], object], repeat: int) -> dict[str, float]:
+def latency(model: Model, inputs: dict[str, np.ndarray], repeat: int) -> dict[str, float]:
     """min, median and p95 in milliseconds over `repeat` runs after some to warm up."""
-    for _ in range(min(WARM_UP, repeat)):
-        run()
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter_ns()
-        run()
-        times.append((time.perf_counter_ns() - start) / 1e6)
+    model.latencies(inputs, WARM_UP)
+    times = model.latencies(inputs, repeat)
     return {
         "min": float(np.min(times)),
         "median": float(np.median(times)),
