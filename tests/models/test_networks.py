@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import bnn_tvm
+from bnn_tvm.devices import QemuDevice, find_qemu
 from tests.models.networks import NETWORKS, Network
+
+BATCH = 50
 
 
 def check(network: Network, outputs: np.ndarray, labels: np.ndarray, expected: np.ndarray) -> None:
@@ -40,4 +44,23 @@ def test_host_agrees_on_every_sample(
     outputs = np.concatenate(
         [next(iter(model.run(sample[None]).values())).reshape(1, -1) for sample in inputs]
     )
+    check(network, outputs, labels, expected)
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.name)
+def test_arm64_agrees_on_every_sample(
+    network: Network, shared_models: Path, unpacked: Callable[[str], Path]
+) -> None:
+    if find_qemu("aarch64") is None:
+        pytest.skip("needs qemu-aarch64 (Debian: qemu-user), which is not installed")
+    inputs, labels, expected = network.load(shared_models)
+    # Batches, because every run is a process of its own under the emulator.
+    compiled = bnn_tvm.compile_model(unpacked(network.file), target="arm64", batch=BATCH)
+    with QemuDevice("aarch64") as device, closing(device.load(compiled.artifact)) as model:
+        outputs = np.concatenate(
+            [
+                next(iter(model.run(inputs[first : first + BATCH]).values())).reshape(BATCH, -1)
+                for first in range(0, len(inputs), BATCH)
+            ]
+        )
     check(network, outputs, labels, expected)
