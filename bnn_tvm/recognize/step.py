@@ -23,7 +23,7 @@ NOT_FINITE = "gives NaN or infinity for ordinary inputs"
 """What is said of a region that is not to be taken for a step even of a nearer tensor."""
 
 _WIDE_KEY = int(floats.to_key(2.0**24))
-_EXACT_KEY = int(floats.to_key(2.0**16))
+_ABSORBED = 2.0**15
 _MODERATE_KEY = int(floats.to_key(64.0))
 _MAX_BREAKS = 64
 _BUDGET = 400_000
@@ -219,14 +219,21 @@ class _Search:
             if exact is None:
                 raise
             used = np.abs(keys) <= _WIDE_KEY
-            near = np.abs(keys) <= _EXACT_KEY
-            # float32 decides on which side a probe lies wherever its rounding leaves that clear.
-            shown = np.where(near, y, exact)
-            shown = np.where(used, shown, np.nan)
+            # float64 tells the values wherever float32 is off them; float32 decides on which
+            # side a probe lies wherever its rounding leaves that clear.
+            low = np.where(used, exact, np.inf).min(axis=0)
+            high = np.where(used, exact, -np.inf).max(axis=0)
+            tolerance = TOLERANCE * np.maximum(np.abs(low), np.abs(high))
+            with np.errstate(invalid="ignore"):
+                at_low, at_high = np.abs(y - low) <= tolerance, np.abs(y - high) <= tolerance
+            # Beyond this, x absorbs the step that a straight-through sum adds to it.
+            near = np.abs(keys) <= floats.to_key((high - low) * _ABSORBED)
+            at_low, at_high = at_low & near, at_high & near
+            snapped = np.where(at_low, low, np.where(at_high, high, exact))
+            values = np.where(used, snapped, np.nan)
+            shown = np.where(used, np.where(near, y, exact), np.nan)
             try:
-                return self._step(keys, np.where(used, exact, np.nan), shown), np.where(
-                    used, shown, exact
-                )
+                return self._step(keys, values, shown), np.where(used, shown, exact)
             except NotAStep:
                 raise refusal from None
 

@@ -25,6 +25,18 @@ class Net:
         self.initializers: list[onnx.TensorProto] = []
         self.input_type = TensorProto.FLOAT
 
+    def __repr__(self) -> str:
+        """The nodes, with the values of scalar constants."""
+        shown = {
+            t.name: f"{numpy_helper.to_array(t).item():g}"
+            for t in self.initializers
+            if int(np.prod(t.dims)) == 1
+        }
+        return "; ".join(
+            f"{n.output[0]}={n.op_type}({', '.join(shown.get(i, i) for i in n.input)})"
+            for n in self.nodes
+        )
+
     def const(self, value: object, dtype: type = np.float32, name: str | None = None) -> str:
         name = name or f"const{len(self.initializers)}"
         self.initializers.append(numpy_helper.from_array(np.asarray(value, dtype), name))
