@@ -190,7 +190,11 @@ def onnx_layer(layer: Layer, weights: dict[str, Any], shape: tuple[int, ...]) ->
     """The same layer as an ONNX model, scale folded into the weights."""
     p, nodes, constants = layer.params, [], {}
     top, left, bottom, right = p.pads
-    window = {"kernel_shape": [p.kh, p.kw], "strides": p.stride, "pads": [top, left, bottom, right]}
+    window: dict[str, Any] = {
+        "kernel_shape": [p.kh, p.kw],
+        "strides": p.stride,
+        "pads": [top, left, bottom, right],
+    }
     if layer.kind in ("conv2d", "depthwise"):
         constants = {"w": weights["w"] * weights["scale"].reshape(-1, 1, 1, 1)}
         constants["b"] = weights["offset"]
