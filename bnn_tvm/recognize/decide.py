@@ -129,7 +129,7 @@ class _Decider:
     ) -> modes.Evidence:
         graph = self.graph
         raw = origin.reads_raw_input(graph, layer.activation)
-        padding, zeros = "none", None
+        padding, zeros = "none" if layer.is_conv else "dense", None
         if isinstance(shown, tuple):
             operand, fact = shown
             description, zeros = fact.binariser, fact.zeros

@@ -98,6 +98,9 @@ DISCONTINUOUS = frozenset(
 )
 """Ops without which no chain can jump from one value to another."""
 
+MAX_NODES = 512
+"""Regions of more nodes than this are not evaluated."""
+
 MAX_DEPTH = 256
 """Dominators further away than this are not looked for: it bounds the work on hostile graphs."""
 
@@ -140,6 +143,14 @@ class Elementwise:
         """Whether the tensor is an elementwise function of one other tensor."""
         return name in self._parent
 
+    def can_jump(self, nodes: list[onnx.NodeProto]) -> bool:
+        """Whether any of the nodes can make a function jump; without one there is no step."""
+        return any(
+            n.op_type in DISCONTINUOUS
+            and not (n.op_type == "Div" and self.graph.is_constant(n.input[1]))
+            for n in nodes
+        )
+
     def dominators(self, name: str) -> list[str]:
         """Tensors of which `name` is a function per element, nearest first."""
         chain = []
@@ -149,7 +160,7 @@ class Elementwise:
         return chain
 
     def region(self, source: str, result: str) -> list[onnx.NodeProto]:
-        """The nodes between a dominator and the result, in graph order."""
+        """The nodes between a dominator and the result, producers first."""
         seen: dict[str, onnx.NodeProto] = {}
         todo = [result]
         while todo:

@@ -24,7 +24,8 @@ class Evidence:
     signed_weights: they come from a Sign (or another binariser) of a constant.
     evident_weights: their values alone speak of binary weights.
     proven: the input is two-valued; then `input` names the binariser, else what the input is.
-    padding: how padded taps relate to the two values: "none", "member" or "third".
+    padding: how padded taps relate to the two values: "none", "member" or "third"; "dense" for a
+        layer that has no such thing.
     pad_value: value of a constant Pad directly before the layer, None without one.
     zeros: why exact zeros are likely at the plain Sign that binarises the input.
     raw_input: the model input that the layer reads, None where something lies between.
@@ -84,6 +85,8 @@ def _strict(e: Evidence, *, zeros_matter: bool = True) -> str | None:
 def _moderate(e: Evidence, strict: str) -> str:
     if not e.proven or e.padding == "third":
         return strict
+    if e.padding == "dense":
+        return strict
     value = "has no Pad of -1 before it"
     if e.pad_value is not None:
         value = f"is padded with {e.pad_value:g}, not -1"
@@ -119,10 +122,11 @@ def _found(rule: Rule, e: Evidence) -> str:
             return f"{weights} behind a Pad of -1; input ({e.input}) binarised implicitly"
         return f"{weights}; input ({e.input}) binarised implicitly"
     padding = {
-        "none": "no padding",
-        "member": "padded with one of its values",
-        "third": "zero padding",
+        "none": ", no padding",
+        "member": ", padded with one of its values",
+        "third": ", zero padding",
+        "dense": "",
     }[e.padding]
     if e.padding == "third" and e.pad_value is not None:
-        padding = f"padded with {e.pad_value:g}"
-    return f"input is two-valued ({e.input}), {padding}; {weights}"
+        padding = f", padded with {e.pad_value:g}"
+    return f"input is two-valued ({e.input}){padding}; {weights}"

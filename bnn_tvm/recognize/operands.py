@@ -11,7 +11,7 @@ from bnn_tvm.recognize.bits import Binarized, Bits, Flipped, Moved, Padded, spat
 from bnn_tvm.recognize.graph import Graph
 from bnn_tvm.recognize.layers import Layer
 from bnn_tvm.recognize.step import Step
-from bnn_tvm.recognize.values import Facts, TwoValued, Unproven
+from bnn_tvm.recognize.values import BorderedByThird, Facts, TwoValued, Unproven
 
 DENORMAL = np.float32(1.4e-45)
 """Smallest positive float32: x >= DENORMAL is x > 0."""
@@ -55,6 +55,12 @@ def proven(graph: Graph, facts: Facts, layer: Layer) -> tuple[Operand, TwoValued
     fact = facts.of(layer.activation)
     if isinstance(fact, TwoValued):
         return _factor(layer, fact, *_padding(layer, fact))
+    if isinstance(fact, BorderedByThird):
+        spatial = spatial_pads(fact.pads)
+        if layer.is_conv and spatial and (fact.value == 0 or not any(layer.pads)):
+            pads = tuple(a + b for a, b in zip(spatial, layer.pads, strict=True))
+            return _factor(layer, fact.inner, fact.inner.bits, pads, fact.value, 0)
+        return Unproven(fact.reason)
     node = graph.producer.get(layer.activation)
     if layer.is_conv and node is not None and node.op_type == "Pad":
         # A Pad with a third value: its taps become a correction at the border.

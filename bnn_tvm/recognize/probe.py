@@ -132,6 +132,10 @@ class Sessions:
     def __init__(self) -> None:
         self._made: dict[tuple[bytes, bool, bool], tuple[Any, list[str], list[bool]]] = {}
 
+    def __len__(self) -> int:
+        """How many sessions were made."""
+        return len(self._made)
+
     def get(
         self, graph: Graph, region: Region, *, double: bool = False, search: bool = True
     ) -> tuple[Any, list[str], list[bool]]:

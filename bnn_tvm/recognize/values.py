@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 
 from bnn_tvm.recognize import movement, origin
-from bnn_tvm.recognize.bits import Binarized, Bits, Flipped, Padded
-from bnn_tvm.recognize.elementwise import DISCONTINUOUS, Elementwise
+from bnn_tvm.recognize.bits import Binarized, Bits, Flipped, Padded, spatial_pads
+from bnn_tvm.recognize.elementwise import MAX_NODES, Elementwise
 from bnn_tvm.recognize.graph import FLOAT, Graph
 from bnn_tvm.recognize.monotone import chain_back, pull_back
 from bnn_tvm.recognize.probe import Evaluator, NotPerChannel, Region, Sessions, make_region
@@ -48,7 +48,20 @@ class Unproven:
     reason: str
 
 
-Fact = TwoValued | Unproven
+@dataclass(frozen=True)
+class BorderedByThird:
+    """`inner` with a constant border of a third value, as Sign(Pad(x, 0)) is.
+
+    pads: widths for all axes, begins then ends.
+    """
+
+    inner: TwoValued
+    pads: tuple[int, ...]
+    value: float
+    reason: str = "two-valued, but for its padding"
+
+
+Fact = TwoValued | Unproven | BorderedByThird
 
 
 class Facts:
@@ -123,9 +136,9 @@ class Facts:
         apart: list[Region] = []
         for source in chain[:_MAX_CHAIN]:
             nodes = self.elementwise.region(source, name)
-            if graph.elem_type(source) != FLOAT or not any(
-                n.op_type in DISCONTINUOUS for n in nodes
-            ):
+            if len(nodes) > MAX_NODES:
+                break
+            if graph.elem_type(source) != FLOAT or not self.elementwise.can_jump(nodes):
                 continue
             try:
                 region = make_region(graph, source, name, nodes)
@@ -171,7 +184,7 @@ class Facts:
                 self._steps[key] = str(problem)
         return self._steps[key]
 
-    def _stepped(self, name: str, region: Region, step: Step) -> TwoValued:
+    def _stepped(self, name: str, region: Region, step: Step) -> Fact:
         shape = self.graph.shape(name)
         assert shape is not None
         kinds = [n.op_type for n in region.nodes]
@@ -179,7 +192,7 @@ class Facts:
         bits, source, step, crossed = self.go_back(region.source, step, inside)
         kinds = list(dict.fromkeys([*(n.op_type for n in reversed(crossed)), *kinds]))
         zeros, exact = self._zeros(source, step)
-        return TwoValued(
+        fact = TwoValued(
             bits,
             along(step.low, step.axis, len(shape)),
             along(step.high, step.axis, len(shape)),
@@ -187,6 +200,37 @@ class Facts:
             zeros,
             exact,
         )
+        return self._with_zero_border(name, source, step) or fact
+
+    def _with_zero_border(self, name: str, source: str, step: Step) -> BorderedByThird | None:
+        """Sign(Pad(x, 0)), whose border is 0, as Pad(Sign(x), 0)."""
+        graph = self.graph
+        node = graph.producer.get(source)
+        if node is None or node.op_type != "Pad" or step.zero_low is None:
+            return None
+        value, pads = origin.pad_value(graph, node), origin.pad_widths(graph, node)
+        inner, rank = graph.shape(node.input[0]), len(graph.shape(source) or ())
+        assert step.zero_high is not None
+        if value is None or pads is None or inner is None or spatial_pads(pads) is None:
+            return None
+        if not ((step.zero_low <= value) & (value <= step.zero_high)).all():
+            return None
+        region = make_region(graph, source, name, self.elementwise.region(source, name))
+        evaluate = Evaluator(graph, region, self.sessions, search=False)
+        border = evaluate(np.full((1, region.channels), value, np.float32))[0][0]
+        if not (border == border.flat[0]).all():
+            return None
+        bits, source, step, _ = self.go_back(node.input[0], step, {id(node)})
+        zeros, exact = self._zeros(source, step)
+        fact = TwoValued(
+            bits,
+            along(step.low, step.axis, rank),
+            along(step.high, step.axis, rank),
+            f"a binariser of {source}",
+            zeros,
+            exact,
+        )
+        return BorderedByThird(fact, pads, float(border.flat[0]))
 
     def go_back(
         self, source: str, step: Step, inside: set[int]
@@ -243,6 +287,10 @@ class Facts:
             return None
         if step.axis is not None and (pads[step.axis] or pads[step.axis + len(shape)]):
             return None
+        if step.zero_low is not None and step.zero_high is not None:
+            at_zero = (step.zero_low <= value) & (value <= step.zero_high)
+            if at_zero.any():
+                return None  # a plain Sign makes 0 of the border: a third value
         side = apply(np.float32(value), step.threshold, step.direction)
         if not (side == side.flat[0]).all():
             return None

@@ -52,11 +52,10 @@ def factor(weights: np.ndarray) -> BinaryWeights | str:
     co = weights.shape[0]
     if not weights.size:
         return "there are none"
-    flat = weights.reshape(co, -1).astype(np.float64)
-    if not np.isfinite(flat).all():
+    magnitude = np.abs(weights.reshape(co, -1))
+    low, high = magnitude.min(axis=1).astype(np.float64), magnitude.max(axis=1).astype(np.float64)
+    if not np.isfinite(high).all():
         return "some are not finite"
-    magnitude = np.abs(flat)
-    low, high = magnitude.min(axis=1), magnitude.max(axis=1)
     bad = np.flatnonzero(high - low > SPREAD * high)
     if len(bad):
         o = int(bad[0])
@@ -65,9 +64,8 @@ def factor(weights: np.ndarray) -> BinaryWeights | str:
         return f"magnitudes in output channel {o} range from {low[o]:.6g} to {high[o]:.6g}"
     if not high.any():
         return "all are 0"
-    alpha = np.where(low == high, high, magnitude.mean(axis=1))
-    t = np.where(flat < 0, -1, 1).astype(np.int8)
-    return BinaryWeights(t.reshape(weights.shape), alpha)
+    alpha = np.where(low == high, high, magnitude.mean(axis=1, dtype=np.float64))
+    return BinaryWeights(np.where(weights < 0, -1, 1).astype(np.int8), alpha)
 
 
 def by_sign(weights: np.ndarray, sign_zero: str = "plus") -> BinaryWeights:

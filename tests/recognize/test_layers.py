@@ -274,6 +274,33 @@ def test_a_pad_before_the_binariser_is_folded(value: float) -> None:
     assert attribute(model.graph.node[-1], "pad_value") == (-1 if value < 0 else 1)
 
 
+def test_the_sign_of_zero_padding_is_zero_padding() -> None:
+    net = Net([1, 8, 6, 6])
+    hidden = net.bn(net.op("PRelu", "x", net.const(0.2)), 8)
+    padded = net.pad(net.op("Add", hidden, net.const(0.01)), [1, 1, 0, 2], 0.0)
+    net.conv(net.op("Sign", padded), net.signs(4, 8, 3, 3), sign=True)
+    model = all_binary(check(net, zeros=False)).model
+    assert operators(model) == ["Binarize", "BinaryConv"]
+    assert attribute(model.graph.node[-1], "pad_value") == 0
+    assert "zero padding" in find(net, mode="strict").decisions[0].reason
+
+
+def test_layers_of_one_structure_share_one_evaluation() -> None:
+    from bnn_tvm.frontend import prepare
+    from bnn_tvm.options import CompileOptions
+    from bnn_tvm.recognize import decide
+    from bnn_tvm.recognize.graph import Graph
+
+    net, x = Net([1, 4, 5, 5]), "x"
+    for _ in range(30):
+        x = net.bn(net.conv(binariser(net, x), net.signs(4, 4, 1, 1)), 4)
+    decider = decide._Decider(Graph(prepare(net.model()).model), {}, CompileOptions(), frozenset())
+    for layer in decide.layers(decider.graph):
+        decider.decide(layer)
+    assert len(decider.plans) == 30
+    assert len(decider.facts.sessions) <= 3
+
+
 def test_a_tensor_that_something_else_uses_is_the_source() -> None:
     net = Net([1, 8, 6, 6])
     shortcut = net.bn("x", 8)
