@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 import onnx
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import helper, shape_inference
 
 from bnn_tvm.errors import ModelError, UsageError
 from bnn_tvm.frontend.graph import (
@@ -14,7 +14,6 @@ from bnn_tvm.frontend.graph import (
     Shape,
     elements,
     first_output,
-    has_subgraph,
     listing,
     printable,
     replace,
@@ -23,9 +22,6 @@ from bnn_tvm.frontend.graph import (
     where,
 )
 from bnn_tvm.frontend.structure import blamed_node, first_lines
-
-_MAX_PROPAGATED = 1 << 12
-_SHAPE_TYPES = (TensorProto.INT64, TensorProto.INT32)
 
 Types = Mapping[str, onnx.ValueInfoProto]
 ShapeOptions = Mapping[str, Sequence[int]] | Iterable[tuple[str, Sequence[int]]]
@@ -86,13 +82,16 @@ def freeze_inputs(model: onnx.ModelProto, batch: int, shapes: ShapeOptions) -> t
 def infer(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     """Type and shape of every tensor, as far as onnx's strict inference can tell.
 
+    The values of shapes are not followed (data_prop): onnx writes out every element of a
+    ConstantOfShape and never ends on some Slices. Folding rounds find the same shapes.
+
     Raises ModelError, naming the node, where shapes or types contradict one another.
     """
     bare = skeleton(model)
     del bare.graph.value_info[:]
     try:
         inferred = shape_inference.infer_shapes(
-            bare, check_type=True, strict_mode=True, data_prop=_may_propagate(bare)
+            bare, check_type=True, strict_mode=True, data_prop=False
         )
     except Exception as error:  # InferenceError, or what a C++ schema throws at broken attributes
         raise ModelError(
@@ -108,35 +107,6 @@ def infer(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
             tensor.name, tensor.data_type, tensor.dims
         )
     return known
-
-
-def _may_propagate(model: onnx.ModelProto) -> bool:
-    """Whether onnx may follow the values of shapes through the graph, which saves folding rounds.
-
-    Its propagation writes out every element of a ConstantOfShape and never ends for steps of a
-    Slice that are 0 modulo 2**32, so neither may be met unless it is known to be harmless.
-    """
-    small = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        name, limit = "", 0
-        if has_subgraph(node):
-            return False
-        if node.op_type == "ConstantOfShape":
-            name, limit = node.input[0], _MAX_PROPAGATED
-        elif node.op_type == "Slice" and len(node.input) == 5 and node.input[4]:
-            name, limit = node.input[4], 1 << 31
-        if limit:
-            if name not in small or small[name].data_type not in _SHAPE_TYPES:
-                return False
-            values = numpy_helper.to_array(small[name]).ravel().tolist()
-            bound = (
-                elements(values)
-                if node.op_type == "ConstantOfShape"
-                else max(map(abs, values), default=0)
-            )
-            if bound >= limit or 0 in values:
-                return False
-    return True
 
 
 def record_shapes(model: onnx.ModelProto) -> None:
