@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import tvm
 
 from tests.topi_ext import float_case
 from topi_ext.isa import RUNS_ON, isa_of
-from topi_ext.kernels import Kernel, select, table
+from topi_ext.kernels import Kernel, candidates, select, table
 from topi_ext.params import ConvParams
+from topi_ext.register_tile import PARALLEL_MACS
+from topi_ext.schedule import schedule_primfunc
 
 HOST = float_case.host()
 
@@ -116,3 +119,40 @@ def test_depthwise_kernels_match_the_reference(kernel: str, case: str, epilogue:
 def test_depthwise_refuses_ordinary_groups() -> None:
     params = ConvParams(1, 4, 4, 8, 8, 3, 3, groups=2)
     assert "not depthwise" in str(table()["depthwise_f32_generic"].supports(params))
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """TVM's thread pool with two threads, so that parallel loops are really split."""
+    configure = tvm.get_global_func("runtime.config_threadpool")
+    configure(1, 2)
+    yield
+    configure(1, 1)
+
+
+@pytest.mark.parametrize("op", ["conv2d", "dense"])
+@pytest.mark.parametrize("generic", [False, True])
+def test_layers_large_enough_for_threads_match_the_reference(
+    op: str, generic: bool, two_threads: None
+) -> None:
+    shapes = {
+        "dense": [ConvParams.dense(1, 512, 1000), ConvParams.dense(5, 300, 203)],
+        "conv2d": [
+            ConvParams(1, 30, 31, 32, 40, 1, 1),
+            ConvParams(1, 30, 31, 16, 28, 1, 1),
+            ConvParams(1, 20, 23, 16, 24, 3, 3, pads=(1, 1, 1, 1)),
+            # More weights than the cache holds, and a last block of four channels.
+            ConvParams(1, 7, 7, 256, 100, 3, 3),
+        ],
+    }[op]
+    for params in shapes:
+        assert params.macs >= PARALLEL_MACS
+        rows = [k for k in candidates(op, params, HOST) if (k.isa == "generic") == generic]
+        float_case.run(rows[0], params, "shortcut", HOST, 2 if op == "dense" else 4)
+
+
+def test_threads_split_large_layers_only() -> None:
+    for rows, parallel in ((1, False), (400, True)):
+        params = ConvParams.dense(rows, 64, 64)
+        case = float_case.make(select("dense", params, HOST), params, "relu", 2)
+        assert ("T.parallel" in schedule_primfunc(case.func, HOST).script()) == parallel
