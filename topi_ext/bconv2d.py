@@ -98,9 +98,7 @@ def needs_correction(params: ConvParams) -> bool:
     return params.padded and params.pad_value == 0
 
 
-def finish(
-    count: te.Tensor, params: ConvParams, correction: te.Tensor | None
-) -> te.Tensor:
+def finish(count: te.Tensor, params: ConvParams, correction: te.Tensor | None) -> te.Tensor:
     """K - 2*count, or the border table - 2*count: the stage "integers" of every binary kernel.
 
     count: the popcounts [n, ho, wo, co]. Returns int32 of the same shape.

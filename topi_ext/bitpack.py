@@ -171,6 +171,9 @@ class _Writer:
         unit = max(bits, UNIT)  # compared at once; its mask is one or more words
         stmts: list[Stmt] = []
 
+        def units(first: int, count: int, size: int) -> Stmt:
+            return loop(count, lambda i: store(i * size + first, size), "unit")
+
         def store(at: Any, size: int) -> Stmt:
             mask = self._mask(n, row, xx, channel + at, size)
             words = size // bits
@@ -183,7 +186,7 @@ class _Writer:
         while unit >= bits:
             count = (channels - done) // unit
             if count:
-                stmts.append(loop(count, lambda i, d=done, u=unit: store(i * u + d, u), "unit"))
+                stmts.append(units(done, count, unit))
                 done += count * unit
             unit //= 2
         if done < channels:

@@ -93,23 +93,20 @@ def mask_bits(condition: Any, lanes: int) -> Any:
 def channel_loops(store: Callable[[Any], Stmt], channels: int, lanes: int) -> list[Stmt]:
     """`store` for channels 0 .. channels-1: in vectors of `lanes`, then ever shorter ones."""
     done: list[Stmt] = []
+
+    def vectors(first: int, count: int, lanes: int) -> Stmt:
+        def one(o: Any) -> Stmt:
+            return loop(lanes, lambda i: store(o * lanes + (i + first)), "i", VECTORIZED)
+
+        return loop(count, one, "o")
+
     begin = 0
-    while lanes > 1 and begin < channels:
+    while lanes >= 4 and begin < channels:
         whole = (channels - begin) // lanes
         if whole:
-            done.append(
-                loop(
-                    whole,
-                    lambda o, b=begin, v=lanes: loop(
-                        v, lambda i: store(o * v + (i + b)), "i", VECTORIZED
-                    ),
-                    "o",
-                )
-            )
+            done.append(vectors(begin, whole, lanes))
         begin += whole * lanes
         lanes //= 2
-        if lanes < 4:
-            break
     if begin < channels:
         done.append(loop(channels - begin, lambda i: store(begin + i), "i"))
     return done

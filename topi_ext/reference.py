@@ -36,7 +36,7 @@ def pack_bits(s: np.ndarray, word_bits: int, groups: int = 1) -> np.ndarray:
 
 def unpack_bits(words: np.ndarray, channels: int, groups: int = 1) -> np.ndarray:
     """The inverse of `pack_bits`: int8 +-1 [..., channels]."""
-    *lead, total = words.shape
+    *lead, _words = words.shape
     octets = np.ascontiguousarray(words).view(np.uint8).reshape(*lead, groups, -1)
     bits = np.unpackbits(octets, axis=-1, bitorder="little")[..., : channels // groups]
     return np.where(bits > 0, 1, -1).astype(np.int8).reshape(*lead, channels)
