@@ -14,7 +14,7 @@ import onnx
 from bnn_tvm.recognize import floats
 from bnn_tvm.recognize.elementwise import Elementwise
 from bnn_tvm.recognize.graph import FLOAT, Graph
-from bnn_tvm.recognize.probe import Evaluator, NotPerChannel, Sessions, make_region
+from bnn_tvm.recognize.probe import Evaluator, NotEvaluable, NotPerChannel, Sessions, make_region
 from bnn_tvm.recognize.step import Step
 
 _MONOTONE = frozenset(
@@ -111,7 +111,10 @@ def pull_back(
     if region.rank < 2 and axis is not None:
         return None
     region = replace(region, axis=axis, channels=channels)
-    evaluate = Evaluator(graph, region, sessions, search=False)
+    try:
+        evaluate = Evaluator(graph, region, sessions, search=False)
+    except NotEvaluable:
+        return None
 
     def spread(values: np.ndarray) -> np.ndarray:
         return np.broadcast_to(values, (channels,))

@@ -60,40 +60,40 @@ def reads_raw_input(graph: Graph, name: str) -> str | None:
     return None
 
 
-def non_negative(graph: Graph, name: str, depth: int = 16) -> bool:
-    """Whether no element can be below zero."""
+def non_negative(graph: Graph, name: str, known: dict[str, bool] | None = None) -> bool:
+    """Whether no element can be below zero. `known` remembers answers between calls."""
+    return _non_negative(graph, name, {} if known is None else known, 24)
+
+
+def _non_negative(graph: Graph, name: str, known: dict[str, bool], depth: int) -> bool:
+    if name not in known:
+        known[name] = False  # for what is too deep; overwritten below
+        known[name] = depth > 0 and _derive_non_negative(graph, name, known, depth - 1)
+    return known[name]
+
+
+def _derive_non_negative(graph: Graph, name: str, known: dict[str, bool], depth: int) -> bool:
+    array = graph.constant(name)
+    if array is not None:
+        return array.dtype.kind in "fiu" and bool((array >= 0).all())
     node = graph.producer.get(name)
     if node is None:
         unsigned = (TensorProto.UINT8, TensorProto.UINT16, TensorProto.BOOL)
         return graph.elem_type(name) in unsigned
-    if depth == 0:
-        return False
     kind = node.op_type
     if kind in _NON_NEGATIVE:
         return True
     if kind == "Clip":
         low = graph.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else None
         return low is not None and bool((low >= 0).all())
-    if kind in ("Reshape", "Gather", "Slice", "Squeeze", "Unsqueeze", "Expand", "Tile", "Cast"):
-        return non_negative(graph, node.input[0], depth - 1)
     if kind == "Pad":
         value = pad_value(graph, node)
-        return (
-            attribute(node, "mode", "constant") != "constant" or (value is not None and value >= 0)
-        ) and non_negative(graph, node.input[0], depth - 1)
-    if kind == "Add":
-        parts = [graph.constant(i) for i in node.input]
-        return (
-            all(
-                bool((a >= 0).all()) if a is not None else non_negative(graph, i, depth - 4)
-                for a, i in zip(parts, node.input, strict=True)
-            )
-            if depth > 4
-            else False
-        )
-    if kind in _LAYOUT or kind in _POOLS:
-        return all(non_negative(graph, i, depth - 1) for i in dict.fromkeys(node.input) if i)
-    return False
+        if attribute(node, "mode", "constant") == "constant" and not (value or 0.0) >= 0:
+            return False
+    elif kind not in _LAYOUT | _POOLS | {"Cast", "Add", "Concat"}:
+        return False
+    read = node.input if kind in ("Add", "Concat") else node.input[:1]
+    return all(_non_negative(graph, i, known, depth) for i in read)
 
 
 def integer_range(

@@ -29,6 +29,10 @@ _KINKED = frozenset(
 _DISCRETE = ("Sign", "Round", "Floor", "Ceil")
 
 
+class NotEvaluable(Exception):
+    """onnxruntime cannot run the region; the message says so."""
+
+
 class NotPerChannel(Exception):
     """The region's constants differ along more than one axis."""
 
@@ -147,7 +151,11 @@ class Sessions:
             variants = list(ZERO_VARIANTS if signs else ZERO_VARIANTS[:1])
             results = [builder.add(variant) for variant in variants]
             states = builder.states() if search and not double else []
-            session = builder.session(results, [name for name, _ in states])
+            try:
+                session = builder.session(results, [name for name, _ in states])
+            except Exception as problem:  # its errors have no base class of their own
+                kinds = ", ".join(dict.fromkeys(n.op_type for n in region.nodes))
+                raise NotEvaluable(f"cannot be evaluated: {kinds}") from problem
             self._made[key] = (session, variants, [exact for _, exact in states])
         return self._made[key]
 

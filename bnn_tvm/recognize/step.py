@@ -14,7 +14,7 @@ import numpy as np
 
 from bnn_tvm.recognize import floats
 from bnn_tvm.recognize.graph import Graph
-from bnn_tvm.recognize.probe import Evaluator, Region, Sessions
+from bnn_tvm.recognize.probe import Evaluator, NotEvaluable, Region, Sessions
 
 TOLERANCE = 1e-6
 """Relative distance from its value at which an output still counts: straight-through sums."""
@@ -242,7 +242,7 @@ class _Search:
             if self._double is None:
                 self._double = Evaluator(self.graph, self.region, self.sessions, double=True)
             values, _ = self._double(floats.from_key(keys).astype(np.float64))
-        except Exception:  # onnxruntime has no float64 kernel for one of the ops
+        except NotEvaluable:  # there is no float64 kernel for one of the ops
             return None
         return values[self._double.variants.index(variant)]
 

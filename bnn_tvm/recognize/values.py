@@ -16,7 +16,14 @@ from bnn_tvm.recognize.bits import Binarized, Bits, Flipped, Padded, spatial_pad
 from bnn_tvm.recognize.elementwise import MAX_NODES, Elementwise
 from bnn_tvm.recognize.graph import FLOAT, Graph
 from bnn_tvm.recognize.monotone import chain_back, pull_back
-from bnn_tvm.recognize.probe import Evaluator, NotPerChannel, Region, Sessions, make_region
+from bnn_tvm.recognize.probe import (
+    Evaluator,
+    NotEvaluable,
+    NotPerChannel,
+    Region,
+    Sessions,
+    make_region,
+)
 from bnn_tvm.recognize.step import NOT_FINITE, NotAStep, Step, find_step
 
 _MAX_TRIALS = 16
@@ -73,6 +80,7 @@ class Facts:
         self.sign_zero = sign_zero
         self.sessions = Sessions()
         self.integers: dict[str, tuple[int, int]] = {}
+        self._non_negative: dict[str, bool] = {}
         self._facts: dict[str, Fact] = {}
         self._steps: dict[bytes, Step | str] = {}
 
@@ -169,7 +177,7 @@ class Facts:
         )
 
     def _step(self, region: Region) -> Step | str:
-        positive = origin.non_negative(self.graph, region.source)
+        positive = origin.non_negative(self.graph, region.source, self._non_negative)
         key = region.signature() + bytes([positive])
         if key not in self._steps:
             try:
@@ -180,7 +188,7 @@ class Facts:
                     sign_zero=self.sign_zero,
                     non_negative=positive,
                 )
-            except NotAStep as problem:
+            except (NotAStep, NotEvaluable) as problem:
                 self._steps[key] = str(problem)
         return self._steps[key]
 
@@ -306,7 +314,7 @@ class Facts:
         if integers and origin.holds_integer(step.zero_low, step.zero_high, *integers):
             return "reads integers, where 0 is likely", False
         at_zero = (step.zero_low <= 0) & (step.zero_high >= 0)
-        if at_zero.any() and origin.non_negative(self.graph, source):
+        if at_zero.any() and origin.non_negative(self.graph, source, self._non_negative):
             return "reads a tensor that is never negative, where 0 is likely", False
         return None, False
 
@@ -322,6 +330,8 @@ class Facts:
             region = make_region(graph, source, name, nodes)
         except NotPerChannel as problem:
             return Unproven(f"{graph.describe(name)}, whose {problem}")
+        if graph.elem_type(source) != FLOAT:
+            return Unproven(f"{graph.describe(name)} of a tensor that is not float32")
         varying = {a for v in (fact.minus, fact.plus) for a in range(v.ndim) if v.shape[a] > 1}
         if region.axis is not None:
             varying.add(region.axis)
@@ -333,7 +343,10 @@ class Facts:
         both = np.stack(
             [np.broadcast_to(v.reshape(-1), (region.channels,)) for v in (fact.minus, fact.plus)]
         )
-        evaluate = Evaluator(graph, region, self.sessions, search=False)
+        try:
+            evaluate = Evaluator(graph, region, self.sessions, search=False)
+        except NotEvaluable as problem:
+            return Unproven(f"{graph.describe(name)}: it {problem}")
         values = evaluate(both.astype(np.float32))[0]
         y = values[0]
         if not np.isfinite(y).all():

@@ -358,3 +358,46 @@ def test_the_given_model_is_left_alone() -> None:
     before = prepared.model.SerializeToString()
     recognize(prepared, CompileOptions())
     assert prepared.model.SerializeToString() == before
+
+
+# Bounded work --------------------------------------------------------------------------------
+
+
+def test_a_region_that_onnxruntime_cannot_run_is_a_reason_and_no_crash() -> None:
+    net = Net([1, 8, 6, 6])
+    above = net.op("Greater", "x", net.const(0))
+    chosen = net.op("Where", above, net.const(True, bool), net.const(False, bool))
+    net.conv(net.op("Cast", chosen, to=TensorProto.FLOAT), net.signs(4, 8, 3, 3))
+    decision = find(net, mode="moderate").decisions[0]
+    assert not decision.binary and "cannot be evaluated" in decision.reason
+
+
+def test_a_lattice_of_concats_is_looked_at_once_per_tensor() -> None:
+    from bnn_tvm.frontend import prepare
+    from bnn_tvm.recognize import origin
+    from bnn_tvm.recognize.graph import Graph
+
+    net = Net([1, 1, 2])
+    a, b = net.op("Relu", "x"), net.op("Abs", "x")
+    for _ in range(20):
+        a, b = net.op("Concat", a, b, axis=1), net.op("Concat", b, a, axis=1)
+        a = net.op("MaxPool", a, kernel_shape=[2])
+        b = net.op("Slice", b, *_first(net))
+        a = net.op("Slice", net.op("Concat", a, a, axis=2), *_first(net))
+    graph = Graph(prepare(net.model(a, b)).model)
+    known: dict[str, bool] = {}
+    origin.non_negative(graph, a, known)
+    assert len(known) <= len(graph.nodes) + len(graph.initializers) + 1
+
+
+def test_a_deep_chain_needs_no_deep_recursion() -> None:
+    net = Net([1, 4, 3, 3])
+    x = net.op("Sign", "x")
+    for _ in range(1500):
+        x = net.op("Transpose", x, perm=[0, 1, 3, 2])
+    net.conv(x, net.signs(2, 4, 1, 1))
+    assert find(net).decisions[0].binary
+
+
+def _first(net: Net) -> list[str]:
+    return [net.const([v], np.int64) for v in (0, 1, 1)]
