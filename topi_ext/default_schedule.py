@@ -13,6 +13,7 @@ Loops over large outputs run in parallel.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from tvm.ir import Call
@@ -57,7 +58,7 @@ def default_schedule(func: PrimFunc, target: Target) -> PrimFunc:
     else:
         for block in blocks:
             if _reduces(sch, block):
-                _split_reduction(sch, block)
+                _vectorise_partials(sch, _split_reduction(sch, block), lane_first=False)
             else:
                 _schedule_elementwise(sch, block)
     return sch.mod["main"]
@@ -90,6 +91,7 @@ def _schedule_rows(sch: Schedule, reductions: list[SBlockRV], last: SBlockRV) ->
         row = sch.fuse(*rest)
         for block in reversed(stages):
             sch.compute_at(block, row, preserve_unit_loops=True)
+        _vectorise_partials(sch, stages, lane_first=True)
         if large and math.prod(shape[:-1]) > 1:
             sch.parallel(row)
     _vectorise_last(sch, inner, shape[-1])
@@ -108,6 +110,22 @@ def _split_reduction(sch: Schedule, block: SBlockRV) -> list[SBlockRV]:
     _, lane = sch.split(loop, [None, lanes])
     partial = sch.rfactor(lane, factor_axis=len(written_shape(sch, block)))
     return [partial, block]
+
+
+def _vectorise_partials(sch: Schedule, stages: list[SBlockRV], lane_first: bool) -> None:
+    """Vectorise the partial results that `_split_reduction` made, once they are in their place.
+
+    lane_first: their loops are in the order of their axes, as compute_at leaves them.
+    """
+    for partial, block in itertools.pairwise(stages):
+        if sch.get(partial).name_hint != f"{sch.get(block).name_hint}_rf":
+            continue
+        kinds = [iv.iter_type for iv in sch.get(partial).iter_vars]
+        loops = sch.get_loops(partial)[-len(kinds) :]
+        lane = loops.pop(0 if lane_first else -1)
+        sch.reorder(*loops, lane)
+        sch.vectorize(lane)
+        sch.decompose_reduction(partial, loops[-kinds.count(IterVar.CommReduce)])
 
 
 def _schedule_elementwise(sch: Schedule, block: SBlockRV) -> None:
