@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -81,8 +82,13 @@ def families() -> list[str]:
     """The families of binary kernels in the table, by the word in their names."""
     from topi_ext.kernels import table
 
-    names = {row.name.split("_")[2] for row in table().values() if _is_neon(row)}
-    return sorted(names)
+    return sorted({family_of(row.name) for row in table().values() if _is_neon(row)})
+
+
+def family_of(name: str) -> str:
+    """The family in a row's name: bconv2d_neon_<family><bits>_<tile>; "generic" for others."""
+    match = re.match(r"bconv2d_neon_([a-z]+)", name)
+    return match.group(1) if match else "generic"
 
 
 def _is_neon(row: Any) -> bool:
@@ -95,7 +101,7 @@ def best_of_family(params: ConvParams, family: str, core: str) -> Any:
 
     target = arm64_program.arm64_target(core)
     rows = [k for k in candidates("bconv2d", params, target) if _is_neon(k)]
-    return next((k for k in rows if k.name.split("_")[2] == family), None)
+    return next((k for k in rows if family_of(k.name) == family), None)
 
 
 def measure(
@@ -155,7 +161,7 @@ def chosen_for(params: ConvParams, family: str) -> list[str]:
     return [
         core
         for core in CORES
-        if select("bconv2d", params, arm64_program.arm64_target(core)).name.split("_")[2] == family
+        if family_of(select("bconv2d", params, arm64_program.arm64_target(core)).name) == family
     ]
 
 

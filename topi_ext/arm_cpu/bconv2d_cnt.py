@@ -1,14 +1,8 @@
 """Binary convolution for 64-bit Arm by eor, cnt and add: 3.0 vector instructions per 128 MACs.
 
 Vector lanes are (output channel, word): 128 / word channels of `word` bits. Every activation word
-is stored 128 / word times in a row (`prepare`), so that a plain load broadcasts it. The weights
-hold inverted bits: xor then counts the taps that agree, m, and
-
-    conv = 2*m - K = 2 * (m - K/2),    K = kh * kw * ci / groups,
-
-where the accumulators start at -K/2 and the doubling is free in the widening shift (sshll #1).
-Bits beyond the channels are 0 on both sides and count nothing. The border correction of zero
-padding is a 16-bit table added before the shift where ci / groups is even, a 32-bit one otherwise.
+is stored 128 / word times in a row (`prepare`), so that a plain load broadcasts it. What is counted
+and how it becomes the integers is told in `agreement`.
 
 Output pixels are counted through the batch and the map, n*ho*wo, and tiled regardless of rows; the
 last tile repeats the last pixel. Channels are padded to eight per group.
@@ -24,15 +18,14 @@ from tvm.s_tir.schedule import SBlockRV
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
-from ..bconv2d import border_correction, edge_class, needs_correction
 from ..epilogue import divisor, find_stage, holds_stage, inline_epilogue
 from ..kernels import PARAMS, Kernel
 from ..params import ConvParams
 from ..schedule import PARALLEL_ELEMENTS
+from .agreement import border_table, first_count, integer, supports
 from .cnt_intrin import CHANNELS, cnt_intrin
 from .cores import cnt_pixels
 
-MAX_TAPS = 65534  # m - K/2 stays within 16 bits, signed
 UNROLLED_PRODUCTS = 64  # most 128-bit products in one copy of the loop body
 
 
@@ -41,18 +34,10 @@ def blocks_per_group(params: ConvParams) -> int:
     return -(-params.cog // CHANNELS)
 
 
-def supports(params: ConvParams) -> str | None:
-    """Any shape whose counts fit 16 bits."""
-    if params.taps > MAX_TAPS:
-        return f"{params.taps} taps overflow 16-bit counts"
-    return None
-
-
 def pack_weights(weights: np.ndarray, params: ConvParams, word: int) -> tuple[np.ndarray, ...]:
     """Inverted bits [groups * co blocks, kh, kw * cw, 8] and, for zero padding, the border table.
 
-    weights: int8 +-1 [co, ci/groups, kh, kw]. The table is int16 [row classes, column classes,
-    co], half of what to add to 2*m, or int32 and the whole of it if ci/groups is odd.
+    weights: int8 +-1 [co, ci/groups, kh, kw].
     """
     p = params
     cw, blocks = p.words(word), blocks_per_group(p)
@@ -63,10 +48,7 @@ def pack_weights(weights: np.ndarray, params: ConvParams, word: int) -> tuple[np
     words = np.ascontiguousarray(octets).view(f"<u{word // 8}")
     words = words.reshape(p.groups * blocks, CHANNELS, p.kh, p.kw * cw)
     packed = np.ascontiguousarray(words.transpose(0, 2, 3, 1))
-    if not needs_correction(p):
-        return (packed,)
-    table = border_correction(weights, p) - 2 * p.taps
-    return (packed, (table // 2).astype(np.int16) if p.cig % 2 == 0 else table)
+    return (packed, *border_table(weights, p))
 
 
 def prepare(packed: te.Tensor, params: ConvParams, kernel: Kernel) -> te.Tensor:
@@ -94,7 +76,7 @@ def compute(
     lanes, cw, blocks = 128 // word, p.words(word), blocks_per_group(p)
     ky = te.reduce_axis((0, p.kh), "ky")
     step = te.reduce_axis((0, p.kw * cw), "step")
-    start = 0 if table is not None else -((p.taps + 1) // 2)
+    start = first_count(p)
     add = te.comm_reducer(lambda x, y: x + y, lambda t: tirx.const(start, t), name="add")
 
     def agreeing(tile: Any, block: Any, i: Any, c: Any) -> Any:
@@ -119,12 +101,7 @@ def compute(
         q = (n * p.ho + y) * p.wo + x
         oc = o % p.cog
         m = acc[q // pixels, o // p.cog * blocks + oc // CHANNELS, q % pixels, oc % CHANNELS]
-        if table is None:
-            return m.astype("int32") * 2 + p.taps % 2
-        border = table[edge_class(p, 0, y), edge_class(p, 1, x), o]
-        if p.cig % 2 == 0:
-            return (m + border).astype("int32") * 2
-        return m.astype("int32") * 2 + border
+        return integer(m, table, p, y, x, o)
 
     return te.compute(
         p.out_shape, integers, name="integers", attrs=kernel.annotations("integers", p)

@@ -1,4 +1,4 @@
-"""The eor/cnt kernels give the reference's integers on every shape, and spill nothing."""
+"""The arm64 kernels give the reference's integers on every shape, and spill nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks import arm64_program
 from benchmarks.arm64_program import Case, Program
-from topi_ext.arm_cpu.bconv2d_cnt import KERNELS, MAX_TAPS, supports
+from topi_ext.arm_cpu import bconv2d_cnt, bconv2d_tbl
+from topi_ext.arm_cpu.agreement import MAX_TAPS, supports
 from topi_ext.kernels import Kernel, select
 from topi_ext.params import ConvParams
 
@@ -40,6 +41,7 @@ NAMED = [
     "1x2x2x3072-k5x5x8-s1x1-d1x1-p0,0,3,3-g1-v-1",
     "1x6x1x20-k3x1x9-s2x1-d1x1-p1,0,1,0-g1-v0",
 ]
+FAMILIES = (bconv2d_cnt.KERNELS, bconv2d_tbl.KERNELS)
 CORES = ["generic", "cortex-a53", "cortex-a72", "cortex-x1"]
 
 needs_qemu = pytest.mark.skipif(
@@ -60,17 +62,18 @@ def around_the_tile(kernel: Kernel) -> list[ConvParams]:
 
 
 def all_cases() -> list[Case]:
-    """Every row around its own tile; the named shapes on the row that would be chosen."""
+    """Every row around its own tile; the named shapes on each family's best row."""
     target = arm64_program.arm64_target("cortex-a72")
     cases = []
-    for kernel in KERNELS:
-        for i, params in enumerate(around_the_tile(kernel)):
-            cases.append(Case(f"c{len(cases)}", params, kernel, ("integers", "float")[i % 2]))
-    for text in NAMED:
-        params = ConvParams.parse(text)
-        best = max(KERNELS, key=lambda k: (not supports(params), k.rank_for(params, target)))
-        if supports(params) is None:
-            cases.append(Case(f"c{len(cases)}", params, best))
+    for rows in FAMILIES:
+        for kernel in rows:
+            for i, params in enumerate(around_the_tile(kernel)):
+                epilogue = ("integers", "float")[i % 2]
+                cases.append(Case(f"c{len(cases)}", params, kernel, epilogue))
+        for params in map(ConvParams.parse, NAMED):
+            if supports(params) is None:
+                best = max(rows, key=lambda k: k.rank_for(params, target))
+                cases.append(Case(f"c{len(cases)}", params, best))
     return cases
 
 
@@ -124,19 +127,22 @@ def test_the_table_chooses_these_kernels_for_arm64() -> None:
         assert select("bconv2d", narrow, target).word_bits == 16
 
 
-@pytest.mark.parametrize("core", CORES)
-def test_inner_loops_spill_no_register(core: str) -> None:
-    from benchmarks.arm64 import LAYERS
+@pytest.mark.parametrize(
+    ("core", "family"),
+    [*((core, "cnt") for core in CORES), ("cortex-a76", "tbl"), ("cortex-x3", "tbl")],
+)
+def test_inner_loops_spill_no_register(core: str, family: str) -> None:
+    from benchmarks.arm64 import LAYERS, best_of_family
 
     target = arm64_program.arm64_target(core)
     cases = [
-        Case(f"l{i}", params, select("bconv2d", params, target), "float")
+        Case(f"l{i}", params, best_of_family(params, family, core), "float")
         for i, params in enumerate(LAYERS.values())
     ]
     _, assembly = arm64_program.compile_cases(cases, target)
     for case in cases:
         text = arm64_program.function_text(assembly, case.name)
-        loops = arm64_program.loops_with(text, "cnt")
+        loops = arm64_program.loops_with(text, family)
         assert loops, case.params
         for loop in loops:
             # The loop has nothing to store: what it stores or reads from the stack is a spill.
