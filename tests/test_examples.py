@@ -106,7 +106,7 @@ def test_compiled_for_a_batch_it_gives_the_same_logits(
 
 
 def test_training_script_trains_and_exports(trainer: ModuleType, tmp_path: Path) -> None:
-    pytest.importorskip("torch", reason="training needs PyTorch (the train extra)")
+    pytest.importorskip("torch", reason="training needs PyTorch (the torch extra)")
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     assert trainer.main(["--epochs", "3", "--out", str(tmp_path)]) == 0
     logits = trainer.infer(tmp_path / "digits.onnx", np.load(tmp_path / "digit.npy"))
