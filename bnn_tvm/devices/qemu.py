@@ -108,7 +108,7 @@ class QemuDevice:
             known = MACHINES.get(machine)
             raise DeviceError(
                 f"no emulator for {machine} is installed",
-                hint=f"install qemu-user ({known.qemu} on the PATH), or run on the device"
+                hint=f"apt install qemu-user (for {known.qemu} on the PATH), or run on the device"
                 if known
                 else "run on the device",
             )

@@ -200,3 +200,37 @@ def test_a_library_of_another_machine(cli) -> None:
     run = ["run", "foreign.so", "--input", "x.npy", "--output", "y.npy", "--json"]
     failed(cli(*run), 5, "built for")
     failed(cli("bench", "foreign.so", "--json"), 5, "built for")
+
+
+def test_a_foreign_target_without_emulator(cli, monkeypatch) -> None:
+    foreign = "x86_64" if os.uname().machine == "aarch64" else "arm64"
+    monkeypatch.setenv("PATH", str(Path("nothing").absolute()))
+    outcome = cli("verify", save(models.two_convs()), "--target", foreign, "--json")
+    refused(outcome, 5, "device", "no emulator", "apt install qemu-user")
+
+
+def test_nothing_to_verify_with(cli) -> None:
+    outcome = cli("verify", save(models.two_convs()), "--samples", "0", "--json")
+    refused(outcome, 2, "usage", "nothing to verify with", "--input")
+
+
+def test_a_missing_toolchain(cli, monkeypatch) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "ziglang" else find(name, *a)
+    )
+    outcome = cli("compile", save(models.two_convs()), "--json")
+    refused(outcome, 4, "toolchain", "zig")
+
+
+def test_verify_reports_a_foreign_target_as_emulated(cli) -> None:
+    from bnn_tvm.devices import find_qemu
+
+    if os.uname().machine != "x86_64" or find_qemu("aarch64") is None:
+        pytest.skip("needs qemu-aarch64 on x86-64")
+    outcome = cli("verify", save(models.two_convs()), "--target", "arm64", "--json")
+    assert outcome.code == 0, outcome
+    assert outcome.json["emulated"] is True and outcome.json["target"] == "arm64"
+    assert outcome.json["layers"][1]["exact"]
