@@ -98,6 +98,25 @@ DISCONTINUOUS = frozenset(
 )
 """Ops without which no chain can jump from one value to another."""
 
+INEXACT = frozenset(
+    [
+        "Celu",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Gelu",
+        "Log",
+        "Mish",
+        "Pow",
+        "Selu",
+        "Sigmoid",
+        "Softplus",
+        "Tanh",
+    ]
+)
+"""Ops whose last bit depends on where in the tensor an element lies (vector code and its tail
+round differently), and on the library. No exact threshold exists in front of them."""
+
 MAX_NODES = 512
 """Regions of more nodes than this are not evaluated."""
 

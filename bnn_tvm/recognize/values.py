@@ -13,7 +13,7 @@ import onnx
 
 from bnn_tvm.recognize import movement, origin
 from bnn_tvm.recognize.bits import Binarized, Bits, Flipped, Padded, spatial_pads
-from bnn_tvm.recognize.elementwise import MAX_NODES, Elementwise
+from bnn_tvm.recognize.elementwise import INEXACT, MAX_NODES, Elementwise
 from bnn_tvm.recognize.graph import FLOAT, Graph
 from bnn_tvm.recognize.monotone import chain_back, pull_back
 from bnn_tvm.recognize.probe import (
@@ -159,12 +159,32 @@ class Facts:
         shared[:private] = shared[:private][::-1]
         for region in [*shared, *apart][:_MAX_TRIALS]:
             found = self._step(region)
+            if isinstance(found, Step) and not self._is_fixed(region, found):
+                found = "depends on a function that is not rounded the same everywhere"
             if isinstance(found, Step):
                 return self._stepped(name, region, found)
             refusal = f"{nearest}: as a function of {region.source} it {found}"
             if found == NOT_FINITE:
                 break
         return Unproven(refusal or f"{nearest}: no binariser found")
+
+    def _is_fixed(self, region: Region, step: Step) -> bool:
+        """Whether the step does not depend on functions without an exact value.
+
+        In a straight-through sum, y - tanh(x) + tanh(x), it does not: anything may stand in
+        tanh's place.
+        """
+        if not any(n.op_type in INEXACT for n in region.nodes):
+            return True
+        nodes = [
+            onnx.helper.make_node("Identity", n.input[:1], n.output) if n.op_type in INEXACT else n
+            for n in region.nodes
+        ]
+        other = self._step(replace(region, nodes=tuple(nodes)))
+        return isinstance(other, Step) and all(
+            np.array_equal(getattr(step, part), getattr(other, part), equal_nan=part == "threshold")
+            for part in ("threshold", "direction", "low", "high")
+        )
 
     def _is_private(self, region: Region) -> bool:
         """Whether nothing outside uses what lies between the source and the result."""

@@ -264,6 +264,22 @@ def test_the_binariser_reads_the_farthest_tensor_and_pads_are_folded() -> None:
     assert arrays[last.input[1]].dtype == np.int8
 
 
+@pytest.mark.parametrize("kind", ["Tanh", "Sigmoid", "Erf"])
+def test_no_threshold_is_moved_before_a_function_without_exact_values(kind: str) -> None:
+    net = Net([1, 8, 6, 6])
+    squashed = net.op(kind, net.bn("x", 8))
+    net.conv(binariser(net, net.op("Sub", squashed, net.const(0.2))), net.signs(4, 8, 3, 3))
+    assert operators(all_binary(check(net)).model)[-2:] == ["Binarize", "BinaryConv"]
+    assert squashed in [i for n in find(net).model.graph.node for i in n.input]
+
+
+def test_a_straight_through_sum_of_such_a_function_is_still_a_step_of_x() -> None:
+    net = Net([1, 8, 6, 6])
+    soft = net.op("Tanh", "x")
+    net.conv(net.op("Add", net.op("Sub", binariser(net, "x"), soft), soft), net.signs(4, 8, 3, 3))
+    assert operators(all_binary(check(net)).model) == ["Binarize", "BinaryConv"]
+
+
 @pytest.mark.parametrize("value", [-1.0, 1.0, 0.0])
 def test_a_pad_before_the_binariser_is_folded(value: float) -> None:
     net = Net([1, 8, 6, 6])
