@@ -75,8 +75,9 @@ def _replace_all(contents: dict[Path, tuple[bytes, int]]) -> None:
             if path not in backups:
                 path.unlink(missing_ok=True)
         for path, backup in list(backups.items()):
-            os.replace(backup, path)
             del backups[path]
+            os.replace(backup, path)
+            backup.unlink(missing_ok=True)  # still there if both were names of one file
         raise
     finally:
         for left in (*temporary.values(), *backups.values()):

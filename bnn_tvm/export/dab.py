@@ -30,10 +30,8 @@ MAX_BYTES = 64 << 20
 
 _MAX_RANK = 16
 _MAX_TENSOR_BYTES = 1 << 40
-_DTYPES = frozenset(
-    ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
-    + ["float16", "float32", "float64"]
-)
+_INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_DTYPES = _INTEGERS | {"bool", "float16", "float32", "float64"}
 _TABLES: dict[str, type] = {
     "Tensor": TensorInfo,
     "Decision": DecisionInfo,

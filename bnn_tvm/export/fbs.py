@@ -219,6 +219,8 @@ class _Reader:
 
     def string(self, position: int) -> str:
         count = self.extent(position, 1)
+        if self.unpack("B", position + 4 + count) != 0:
+            raise BufferInvalid("a text does not end with zero")
         try:
             return self.data[position + 4 : position + 4 + count].decode("utf-8")
         except UnicodeDecodeError:

@@ -46,8 +46,8 @@ def compile_object(
 ) -> dict[str, tuple[Parameter, ...]]:
     """Compile the kernels `symbols` of `module` for `target` into the object file `path`.
 
-    Returns the parameters of each kernel, so that the calls can be checked against them. Raises `ToolchainError` if a symbol is missing, a parameter is no
-    buffer, or code generation fails.
+    Returns the parameters of each kernel, so that the calls can be checked against them. Raises
+    `ToolchainError` if a symbol is missing, a parameter is no buffer, or code generation fails.
     """
     import tvm
 
@@ -74,7 +74,7 @@ def assembly(module: IRModule, symbols: set[str], target: Target) -> str:
 
 
 def lower(mod: IRModule, target: Target) -> IRModule:
-    """Scheduled S-TIR functions to low-level TIR with the raw ABI, ready for `target.build.llvm`."""
+    """Scheduled S-TIR functions to low-level TIR with the raw ABI, as `target.build.llvm` takes."""
     import tvm
     from tvm import s_tir, tirx
 

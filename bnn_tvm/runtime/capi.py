@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
+import tempfile
 from pathlib import Path
 
 from bnn_tvm.errors import BnnError, DeviceError, FileError, UsageError
@@ -52,12 +54,13 @@ def open_library(path: Path) -> ctypes.CDLL:
     Raises `FileError` if it cannot be loaded or has another ABI version.
     """
     try:
-        library = ctypes.CDLL(str(path))
+        library = _dlopen(path)
         library.bnn_abi_version.restype = ctypes.c_uint32
         version = library.bnn_abi_version()
     except (OSError, AttributeError) as exc:
         raise FileError(f"cannot load the library: {exc}", node=str(path)) from exc
     if version != ABI_VERSION:
+        close_library(library)
         raise FileError(
             f"the library has ABI version {version}, this bnn_tvm needs {ABI_VERSION}",
             node=str(path),
@@ -86,6 +89,21 @@ def open_library(path: Path) -> ctypes.CDLL:
         function.restype = result
         function.argtypes = arguments
     return library
+
+
+def _dlopen(path: Path) -> ctypes.CDLL:
+    """A library that is open already under this very path is handed out again by dlopen, even if
+    the file has been replaced since. Under a name never used before it compares the files.
+    """
+    with tempfile.TemporaryDirectory(prefix="bnn_tvm-") as folder:
+        name = Path(folder) / path.name
+        name.symlink_to(path)
+        return ctypes.CDLL(str(name))
+
+
+def close_library(library: ctypes.CDLL) -> None:
+    """Undo `open_library`: nothing of the library may be called any more."""
+    _ctypes.dlclose(library._handle)
 
 
 def error(status: int, message: str, node: str) -> BnnError:

@@ -46,22 +46,14 @@ class Model:
         self.threads = threads
         self._lock = threading.Lock()
         self._library = capi.open_library(files.so)
-        self.inputs: tuple[TensorInfo, ...] = self._infos("input")
-        self.outputs: tuple[TensorInfo, ...] = self._infos("output")
-        if (self.inputs, self.outputs) != (self.metadata.inputs, self.metadata.outputs):
-            raise FileError(
-                "the .dab describes other inputs and outputs than the .so",
-                node=str(files.dab),
-                hint="compile again",
-            )
-        context = ctypes.c_void_p()
-        status = self._library.bnn_create(threads, ctypes.byref(context))
-        if status != capi.OK:
-            raise capi.error(
-                status, self._library.bnn_status_text(status).decode(), node=str(files.so)
-            )
-        self._context = context
-        self._finalizer = weakref.finalize(self, self._library.bnn_destroy, context)
+        try:
+            self.inputs: tuple[TensorInfo, ...] = self._infos("input")
+            self.outputs: tuple[TensorInfo, ...] = self._infos("output")
+            self._context = self._create(files)
+        except BaseException:
+            capi.close_library(self._library)
+            raise
+        self._finalizer = weakref.finalize(self, _release, self._library, self._context)
 
     def run(self, inputs: Any) -> dict[str, np.ndarray]:
         """Run the model once.
@@ -143,6 +135,21 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _create(self, files: ModelFiles) -> ctypes.c_void_p:
+        if (self.inputs, self.outputs) != (self.metadata.inputs, self.metadata.outputs):
+            raise FileError(
+                "the .dab describes other inputs and outputs than the .so",
+                node=str(files.dab),
+                hint="compile again",
+            )
+        context = ctypes.c_void_p()
+        status = self._library.bnn_create(self.threads, ctypes.byref(context))
+        if status != capi.OK:
+            raise capi.error(
+                status, self._library.bnn_status_text(status).decode(), node=str(files.so)
+            )
+        return context
+
     def _alive(self) -> ctypes.c_void_p:
         if not self._finalizer.alive:
             raise UsageError("the model is closed", node=str(self.path))
@@ -196,6 +203,11 @@ def load(path: str | os.PathLike[str], threads: int = 1, self_test: bool = False
             model.close()
             raise
     return model
+
+
+def _release(library: ctypes.CDLL, context: ctypes.c_void_p) -> None:
+    library.bnn_destroy(context)
+    capi.close_library(library)
 
 
 def _table(arrays: list[np.ndarray]) -> Any:
