@@ -27,7 +27,7 @@ class BinaryConv(OpRun):
             s, w = s[:, :, None], w[:, :, None]
             strides, dilations = [1, *strides], [1, *dilations]
             pads = [0, pads[0], 0, pads[1]]
-        n, ci, _, _ = s.shape
+        n = len(s)
         co, cig, kh, kw = w.shape
         width = ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3]))
         padded = np.pad(s, width, constant_values=pad_value)
@@ -67,12 +67,15 @@ def evaluate(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.nd
     return session.run(None, feeds)
 
 
-def parse(body: str, arrays: dict[str, np.ndarray], inputs: str = "float[2,6,9,8] x") -> onnx.ModelProto:
+def parse(
+    body: str, arrays: dict[str, np.ndarray], inputs: str = "float[2,6,9,8] x"
+) -> onnx.ModelProto:
     """A model out of ONNX text; `arrays` become initializers where the text uses them.
 
     Shapes of the bnn_tvm operators' results are filled in by evaluation on zeros.
     """
-    text = f"""<ir_version: 9, opset_import: ["" : 18, "bnn_tvm" : 1]> g ({inputs}) => (y) {{ {body} }}"""
+    header = '<ir_version: 9, opset_import: ["" : 18, "bnn_tvm" : 1]>'
+    text = f"{header} g ({inputs}) => (y) {{ {body} }}"
     model = onnx.parser.parse_model(text)
     used = {name for node in model.graph.node for name in node.input}
     for name in sorted(used & set(arrays)):
