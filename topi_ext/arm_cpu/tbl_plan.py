@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import te, tirx
 from tvm.s_tir import Schedule
-from tvm.tirx import PrimFunc
+from tvm.script import tirx as T
+from tvm.tirx import PrimFunc, Stmt
 
+from ..emit import PARALLEL, SERIAL, bitcast, let, loop, seq, splat, vstore
 from ..epilogue import find_stage
 from ..params import ConvParams
 from ..x86.table_plan import STEP, TablePlan
@@ -17,6 +20,7 @@ GROUP = 5  # bits of a look-up: a table of two registers
 WORD = 64  # bits of a packed word
 PER_WORD = -(-WORD // GROUP)  # look-ups of a word; the last takes four bits
 TABLE = 1 << GROUP  # bytes of one table
+SPILL = 16 - PER_WORD  # zeros that two vectors of offsets write behind those of a word
 PARALLEL_OFFSETS = 100_000
 
 
@@ -36,7 +40,8 @@ class TblPlan(TablePlan):
         p, depth = self.params, self.groups_per_pixel
         pixels = p.kh * p.kw if self.gathered else self.positions
         rows = self.pairs if self.gathered else p.n * p.hp
-        return (p.groups, rows, (pixels + -(-(STEP - 1) // depth)) * depth)
+        room = SPILL if p.cig % WORD == 0 else 0
+        return (p.groups, rows, (pixels + -(-(STEP - 1) // depth)) * depth + room)
 
 
 def prepare(packed: te.Tensor, params: ConvParams, attrs: dict[str, Any]) -> te.Tensor:
@@ -51,17 +56,7 @@ def prepare(packed: te.Tensor, params: ConvParams, attrs: dict[str, Any]) -> te.
     def offset(g: Any, row: Any, position: Any) -> Any:
         x, i = position // depth, position % depth
         word = g * cw + i // PER_WORD
-        found = []
-        for second in (0, 1):
-            if plan.gathered:
-                tap = tirx.min(x, p.kh * p.kw - 1)
-                at = tirx.min(row * 2 + second, p.pixels - 1)
-                y = at // p.wo % p.ho * p.stride[0] + tap // p.kw * p.dilation[0]
-                column = at % p.wo * p.stride[1] + tap % p.kw * p.dilation[1]
-                found.append(packed[at // (p.ho * p.wo), y, column, word])
-            else:
-                column = tirx.min(x + second * p.stride[1], p.wp - 1)
-                found.append(packed[row // p.hp, row % p.hp, column, word])
+        found = [packed[(*pixel, word)] for pixel in _input_pixels(plan, row, x)]
         shift = (i % PER_WORD * GROUP).astype("uint64")
         mask = tirx.const(TABLE - 1, "uint64")
         a, b = ((value >> shift) & mask for value in found)
@@ -71,16 +66,103 @@ def prepare(packed: te.Tensor, params: ConvParams, attrs: dict[str, Any]) -> te.
     return te.compute(plan.shape, offset, name="offsets", attrs=attrs)
 
 
+def _input_pixels(plan: TablePlan, row: Any, x: Any) -> list[tuple[Any, Any, Any]]:
+    """n, y, x in the padded input of P and Q at pixel `x` of an offset row; any pixel past the
+    last ones, whose offsets meet index bytes that answer 0.
+    """
+    p = plan.params
+    found = []
+    for second in (0, 1):
+        if plan.gathered:
+            tap = tirx.min(x, p.kh * p.kw - 1)
+            at = tirx.min(row * 2 + second, p.pixels - 1)
+            y = at // p.wo % p.ho * p.stride[0] + tap // p.kw * p.dilation[0]
+            column = at % p.wo * p.stride[1] + tap % p.kw * p.dilation[1]
+            found.append((at // (p.ho * p.wo), y, column))
+        else:
+            column = tirx.min(x + second * p.stride[1], p.wp - 1)
+            found.append((row // p.hp, row % p.hp, column))
+    return found
+
+
 def schedule_prepare(func: PrimFunc, params: ConvParams) -> PrimFunc:
-    """Rows in parallel, the shifts of one word unrolled: two bit-field extracts an offset."""
+    """Rows in parallel; whole words by vectors, others by two bit-field extracts an offset."""
     sch = Schedule(func)
-    depth = TblPlan.of(params).groups_per_pixel
-    g, row, position = sch.get_loops(find_stage(sch, "prepare"))
-    _, i = sch.split(position, [None, depth])
-    if depth % PER_WORD == 0 or depth < PER_WORD:
-        _, i = sch.split(i, [None, min(depth, PER_WORD)])
-        sch.unroll(i)
-    groups, rows, length = TblPlan.of(params).shape
-    if groups * rows * length >= PARALLEL_OFFSETS:
+    block = find_stage(sch, "prepare")
+    plan = TblPlan.of(params)
+    groups, rows, length = plan.shape
+    parallel = groups * rows * length >= PARALLEL_OFFSETS
+    if params.cig % WORD == 0:
+        packed, offsets = sch.get(block).reads[0].source, sch.get(block).writes[0].source
+        body = _vector_loops(plan, packed, offsets, PARALLEL if parallel else SERIAL)
+        return PrimFunc(func.params, body, func.ret_type, func.attrs)
+    g, row, position = sch.get_loops(block)
+    sch.split(position, [None, plan.groups_per_pixel])
+    if parallel:
         sch.parallel(sch.fuse(g, row))
     return sch.mod["main"]
+
+
+def _vector_loops(
+    plan: TablePlan, packed: tirx.Buffer, offsets: tirx.Buffer, kind: tirx.ForKind
+) -> Stmt:
+    """A word becomes two vectors of eight offsets; the three beyond its thirteen are 0 and are
+    overwritten by the next word.
+    """
+    groups, rows, length = plan.shape
+    depth = plan.groups_per_pixel
+    cw = depth // PER_WORD
+
+    def row(index: Any) -> Stmt:
+        stmts: list[Stmt] = []
+        g, r = let("g", index // rows, stmts), let("r", index % rows, stmts)
+
+        def pixel(x: Any) -> Stmt:
+            body: list[Stmt] = []
+            places = [
+                tuple(let("at", at, body) for at in place) for place in _input_pixels(plan, r, x)
+            ]
+
+            def word(j: Any) -> Stmt:
+                inner: list[Stmt] = []
+                loads = [tirx.BufferLoad(packed, [*place, g * cw + j]) for place in places]
+                p, q = (let("bits", _low_half(load), inner) for load in loads)
+                for half in (0, 1):
+                    value = _fields(p, half, GROUP) | _fields(q, half, 2 * GROUP)
+                    at = x * depth + j * PER_WORD + half * 8
+                    inner.append(vstore(offsets, value, [g, r, at], 8))
+                return seq(inner)
+
+            body.append(loop(cw, word, "j"))
+            return seq(body)
+
+        stmts.append(loop(length // depth, pixel, "x"))
+        return seq(stmts)
+
+    return loop(groups * rows, row, "row", kind)
+
+
+def _low_half(word: Any) -> Any:
+    """uint8x16: the eight bytes of a word, then zeros."""
+    return bitcast(tirx.Shuffle([word, tirx.const(0, "uint64")], [0, 1]), "uint8x16")
+
+
+def _fields(word: Any, half: int, place: int) -> Any:
+    """uint16x8: groups 0..7 (half 0) or 8..12 of a word, each shifted to bit `place`."""
+    begin = [GROUP * i for i in range(8 * half, 8 * half + 8)]
+    octets = [[bit // 8, bit // 8 + 1] if bit < WORD else [255, 255] for bit in begin]
+    index = bytes(min(octet, 255) for pair in octets for octet in pair)
+    shifts = np.array([place - bit % 8 for bit in begin], np.int16).tobytes()
+    tbl = T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.tbl1.v16i8")
+    windows = T.call_llvm_pure_intrin(tbl, word, _constant(index, "uint8x16"), dtype="uint8x16")
+    ushl = T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.ushl.v8i16")
+    moved = T.call_llvm_pure_intrin(
+        ushl, bitcast(windows, "uint16x8"), _constant(shifts, "uint16x8"), dtype="uint16x8"
+    )
+    return moved & splat((TABLE - 1) << place, "uint16x8")
+
+
+def _constant(octets: bytes, dtype: str) -> Any:
+    """A constant of 16 bytes as a vector of `dtype`."""
+    halves = [tirx.const(int(v), "uint64") for v in np.frombuffer(octets, "<u8")]
+    return bitcast(tirx.Shuffle(halves, [0, 1]), dtype)
