@@ -68,6 +68,12 @@ def link_shared(
     Only the functions of bnn_tvm.h are visible in it. The folder of `output` is the working
     directory, so that `.incbin` finds its file. Raises `ToolchainError`.
     """
+    if "android" in zig_target:
+        raise ToolchainError(
+            "zig carries no C library for Android, so nothing can be linked for it yet",
+            node=zig_target,
+            hint="compile with --target arm64 for Linux on the same processor",
+        )
     compiled = [_compile(zig_target, s, timeout_s) if s.suffix != ".o" else s for s in sources]
     script = output.parent / "exports.map"
     names = "; ".join(api_symbols())
