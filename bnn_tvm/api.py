@@ -309,6 +309,6 @@ def inspect(path: str | Path, options: CompileOptions | None = None) -> Inspecti
 
 def include_dir() -> Path:
     """The folder of `bnn_tvm.h`, the C header that is the same for every compiled model."""
-    import bnn_tvm
+    from bnn_tvm.export import link
 
-    return Path(bnn_tvm.__file__).parent / "runtime" / "include"
+    return link.include_dir()

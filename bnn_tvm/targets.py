@@ -61,7 +61,7 @@ PRESETS: dict[str, Preset] = {
             ("+neon",),
             4,
             "64-bit Android phones",
-            "Armv8-A with NEON, Android 5 (API 21) or newer",
+            "not linked yet: zig carries no C library for Android",
         ),
         Preset(
             "armv7",

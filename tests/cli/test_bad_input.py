@@ -234,3 +234,8 @@ def test_verify_reports_a_foreign_target_as_emulated(cli) -> None:
     assert outcome.code == 0, outcome
     assert outcome.json["emulated"] is True and outcome.json["target"] == "arm64"
     assert outcome.json["layers"][1]["exact"]
+
+
+def test_android_cannot_be_linked_yet(cli) -> None:
+    outcome = cli("compile", save(models.two_convs()), "--target", "arm64-android", "--json")
+    refused(outcome, 4, "toolchain", "Android", "--target arm64")
