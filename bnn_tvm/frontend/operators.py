@@ -21,6 +21,7 @@ from bnn_tvm.frontend.graph import (
     reads,
     where,
 )
+from bnn_tvm.frontend.masks import masked_nodes
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,15 @@ RANDOM = (
 )
 
 
-def check_operators(model: onnx.ModelProto) -> None:
+def check_operators(model: onnx.ModelProto, *, masks_may_vanish: bool = False) -> None:
     """Refuse, in one message, every node that can be neither compiled nor folded.
+
+    masks_may_vanish: before shapes are known, let NonZero and ScatterND pass where they may turn
+    out to be an assignment under a mask (`masks.py`).
 
     Raises ModelError: nodes of foreign domains first, with how to export without them.
     """
+    passing = masked_nodes(model.graph) if masks_may_vanish else set()
     foreign: list[onnx.NodeProto] = []
     missing: list[onnx.NodeProto] = []
     training: list[onnx.NodeProto] = []
@@ -92,7 +97,7 @@ def check_operators(model: onnx.ModelProto) -> None:
         if node.domain not in ONNX_DOMAINS:
             if not is_bipolar_quant(node):
                 foreign.append(node)
-        elif _unsupported(node, depends):
+        elif _unsupported(node, depends) and first_output(node) not in passing:
             missing.append(node)
         elif depends and _trains(node):
             training.append(node)
@@ -140,6 +145,11 @@ def _refuse(
             hints.append(
                 "compute them outside the model, or write them with supported operators: "
                 + " ".join(sorted(OPERATORS))
+            )
+        if any(node.op_type in ("NonZero", "ScatterND") for node in missing):
+            hints.append(
+                "of assignments under a mask only x[mask] = constant, with a mask of x's shape, is "
+                "supported: write torch.where(mask, value, x)"
             )
     if training:
         parts.append(f"nodes in training mode: {listing([where(node) for node in training])}")

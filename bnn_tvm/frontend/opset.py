@@ -8,6 +8,7 @@ from onnx import defs, version_converter
 from bnn_tvm.errors import ModelError
 from bnn_tvm.frontend.constants import constants_to_initializers
 from bnn_tvm.frontend.graph import ONNX_DOMAINS, graphs_of, opset_version, replace, skeleton
+from bnn_tvm.frontend.isolate import try_out
 from bnn_tvm.frontend.structure import check_structure, first_lines
 
 OLDEST = 7
@@ -58,8 +59,13 @@ def upgrade(model: onnx.ModelProto) -> str | None:
     version = opset_version(model)
     if version >= TARGET:
         return None
+
+    def conversion() -> onnx.ModelProto:
+        return version_converter.convert_version(skeleton(model), TARGET)
+
+    try_out(conversion, "the conversion of the operators")
     try:
-        converted = version_converter.convert_version(skeleton(model), TARGET)
+        converted = conversion()
     except Exception as error:  # the converter raises RuntimeError, IndexError and bare C++ errors
         raise ModelError(
             f"the operators of opset {version} cannot be converted to opset {TARGET}: "

@@ -15,6 +15,7 @@ from bnn_tvm.frontend.domains import spell, stand_in, stood_in
 from bnn_tvm.frontend.fold import Folder
 from bnn_tvm.frontend.inline import inline_functions
 from bnn_tvm.frontend.load import load
+from bnn_tvm.frontend.masks import spell_masks
 from bnn_tvm.frontend.narrow import narrow_constants
 from bnn_tvm.frontend.operators import check_operators
 from bnn_tvm.frontend.opset import check_versions, upgrade
@@ -68,7 +69,7 @@ def prepare(
             hint="export the network with an example input that it really uses",
         )
     inline_functions(proto)
-    check_operators(proto)
+    check_operators(proto, masks_may_vanish=True)
     stand_in(proto)
     bipolar = stood_in(proto)
     check_with_onnx(proto)
@@ -78,8 +79,10 @@ def prepare(
     dtypes = {name: v.type.tensor_type.elem_type for name, v in infer(proto).items()}
     spell(proto, bipolar, dtypes)
     folded = Folder(proto, dict.fromkeys(bipolar, "BipolarQuant")).fold()
-    check_operators(proto)  # again: of known branches, the nodes are in sight only now
     known = infer(proto)
+    if spell_masks(proto, known):
+        known = infer(proto)
+    check_operators(proto)  # again: of known branches, the nodes are in sight only now
     narrow_constants(proto, known)
     renamed, note = use_float32(proto, known)
     notes += filter(None, [note])

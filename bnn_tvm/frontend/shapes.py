@@ -21,6 +21,7 @@ from bnn_tvm.frontend.graph import (
     static_shape,
     where,
 )
+from bnn_tvm.frontend.isolate import try_out
 from bnn_tvm.frontend.structure import blamed_node, first_lines
 
 Types = Mapping[str, onnx.ValueInfoProto]
@@ -85,14 +86,20 @@ def infer(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     The values of shapes are not followed (data_prop): onnx writes out every element of a
     ConstantOfShape and never ends on some Slices. Folding rounds find the same shapes.
 
-    Raises ModelError, naming the node, where shapes or types contradict one another.
+    Raises ModelError, naming the node, where shapes or types contradict one another, and without
+    a name where the inference itself crashes or does not end.
     """
     bare = skeleton(model)
     del bare.graph.value_info[:]
-    try:
-        inferred = shape_inference.infer_shapes(
+
+    def inference() -> onnx.ModelProto:
+        return shape_inference.infer_shapes(
             bare, check_type=True, strict_mode=True, data_prop=False
         )
+
+    try_out(inference, "shape inference")
+    try:
+        inferred = inference()
     except Exception as error:  # InferenceError, or what a C++ schema throws at broken attributes
         raise ModelError(
             f"the shapes or types of the model contradict one another: {first_lines(error)}",
