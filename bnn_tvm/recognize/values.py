@@ -181,9 +181,12 @@ class Facts:
             for n in region.nodes
         ]
         other = self._step(replace(region, nodes=tuple(nodes)))
-        return isinstance(other, Step) and all(
-            np.array_equal(getattr(step, part), getattr(other, part), equal_nan=part == "threshold")
-            for part in ("threshold", "direction", "low", "high")
+        return (
+            isinstance(other, Step)
+            and np.array_equal(step.threshold, other.threshold, equal_nan=True)
+            and np.array_equal(step.direction, other.direction)
+            and np.allclose(step.low, other.low, rtol=1e-5, atol=1e-6)
+            and np.allclose(step.high, other.high, rtol=1e-5, atol=1e-6)
         )
 
     def _is_private(self, region: Region) -> bool:
