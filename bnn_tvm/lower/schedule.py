@@ -36,7 +36,7 @@ def schedule_module(
         twin = next((s for f, s in bucket if tvm_ffi.structural_equal(f, function)), None)
         if twin is None:
             symbol = f"bnn_k{len(scheduled)}_{name}"[:120]
-            done = schedule_primfunc(_narrow(function), target)
+            done = schedule_primfunc(function, target)
             scheduled[symbol] = done.with_attr("global_symbol", symbol)
             bucket.append((function, symbol))
             twin = symbol
@@ -44,21 +44,3 @@ def schedule_module(
         if progress is not None:
             progress(index + 1, len(functions))
     return IRModule(scheduled), symbols
-
-
-def _narrow(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Index with 32 bits, as te functions do: Relax shapes are 64-bit, and kernels mix with them.
-
-    A function that holds 64-bit integers as data, or a buffer that 32 bits cannot index, is left
-    alone.
-    """
-    for parameter in function.params:
-        buffer = parameter.ty
-        elements = 1
-        for extent in buffer.shape:
-            elements *= int(extent)
-        if str(buffer.dtype) in ("int64", "uint64") or elements >= 2**31:
-            return function
-    module = IRModule({"main": function.with_attr("global_symbol", "main")})
-    narrowed = tirx.transform.ForceNarrowIndexToInt32()(module)["main"]
-    return narrowed.with_attrs(dict(function.attrs)) if function.attrs else narrowed
