@@ -162,6 +162,9 @@ def _tvm_target(triple: str, mcpu: str, mattr: tuple[str, ...], num_cores: int) 
     config: dict[str, object] = {"kind": "llvm", "mtriple": triple, "mcpu": mcpu}
     if mattr:
         config["mattr"] = list(mattr)
+    if triple.endswith("hf"):
+        # LLVM does not read it off the triple here; soft-float calls of libm would go wrong.
+        config["mfloat-abi"] = "hard"
     config["num-cores"] = num_cores
     return Target(config)
 

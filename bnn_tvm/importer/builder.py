@@ -13,6 +13,7 @@ from tvm.target import Target
 from bnn_tvm.importer.value import Order, Steps, Value, moves_nothing, natural
 from topi_ext import kernels
 from topi_ext.bitpack import pack
+from topi_ext.isa import isa_of
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
 
@@ -94,9 +95,21 @@ class Builder:
             return relax.const(np.ascontiguousarray(full.transpose(order)))
 
         x = self.stored(steps.source, order)
-        above = relax.op.greater_equal(x, const(steps.threshold.astype(np.float32)))
+        limit = steps.threshold.astype(np.float32)
+        if self._flushed(limit):
+            above = relax.op.greater(x, const(np.nextafter(limit, np.float32(-np.inf))))
+        else:
+            above = relax.op.greater_equal(x, const(limit))
         high = np.where(steps.flip, -1, 1).astype(np.float32)
         return self.emit(relax.op.where(self.emit(above), const(high), const(-high)))
+
+    def _flushed(self, limit: np.ndarray) -> bool:
+        """Whether vector compares of the target take one of these thresholds for 0.
+
+        32-bit NEON flushes denormals: `x >= 1.4e-45`, which is `x > 0`, would hold for 0.
+        """
+        tiny = np.finfo(np.float32).tiny
+        return isa_of(self.target) == "neon32" and bool(np.any((limit > 0) & (limit < tiny)))
 
     def channels_last_4d(self, value: Value) -> relax.Expr:
         """An activation [n, c, (h,) w] stored as NHWC with h = 1 where it has one spatial axis."""
@@ -131,7 +144,9 @@ class Builder:
         The same binariser packed twice with equal padding is packed once. `dense` values are
         rows [..., k], others [n, c, (h,) w].
         """
-        steps = value.steps or Steps(value, np.zeros((), np.float32), np.zeros((), bool))
+        steps = value.steps
+        if steps is None or self._flushed(steps.threshold):
+            steps = Steps(value, np.zeros((), np.float32), np.zeros((), bool))
         key = (
             id(steps.source),
             steps.threshold.tobytes(),

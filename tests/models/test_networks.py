@@ -7,10 +7,11 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import bnn_tvm
-from bnn_tvm.devices import QemuDevice, find_qemu
+from bnn_tvm.devices import QemuDevice, find_qemu, find_sysroot
 from tests.models.networks import NETWORKS, Network
 
 BATCH = 50
@@ -64,3 +65,36 @@ def test_arm64_agrees_on_every_sample(
             ]
         )
     check(network, outputs, labels, expected)
+
+
+def _run_armv7(model: onnx.ModelProto, inputs: np.ndarray, **options: object) -> np.ndarray:
+    """The one output for a batch, by an armv7 library under qemu."""
+    if find_qemu("armv7l") is None or find_sysroot("armv7l") is None:
+        pytest.skip("needs qemu-arm and libc6-armhf-cross (Debian), which are not installed")
+    compiled = bnn_tvm.compile_model(model, target="armv7", **options)
+    with QemuDevice("armv7l") as device, closing(device.load(compiled.artifact)) as loaded:
+        return next(iter(loaded.run(inputs).values()))
+
+
+def test_armv7_agrees_on_digits(digits: Path) -> None:
+    arrays = np.load(digits.parent / "test_digits.npz")
+    logits = _run_armv7(onnx.load(digits), arrays["image"][:BATCH], batch=BATCH)
+    np.testing.assert_allclose(logits, arrays["logits"][:BATCH], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sign_zero", ["plus", "minus"])
+def test_armv7_keeps_the_sign_of_zero(sign_zero: str) -> None:
+    """NEON flushes denormals; the threshold of `x > 0` is one."""
+    rng = np.random.default_rng(1)
+    weights = rng.choice(np.array([-1, 1], np.float32), (40, 8))
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[4,40] x) => (float[4,8] y) { s = Sign(x) y = MatMul(s, w) }"""
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    x = rng.normal(size=(4, 40)).astype(np.float32)
+    x[rng.random(x.shape) < 0.3] = 0
+    zero = 1 if sign_zero == "plus" else -1
+    expected = np.where(x > 0, 1, np.where(x < 0, -1, zero)) @ weights
+    result = _run_armv7(model, x, sign_zero=sign_zero)
+    np.testing.assert_array_equal(result, expected)
