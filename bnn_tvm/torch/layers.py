@@ -52,9 +52,11 @@ class BinaryConv2d(_Binary):
     compiled model nothing.
 
     padding: taps on every side, of height and width. padding_value: what they hold, as a Pad in
-    front of the convolution. -1 and +1 are signs, for which the layer is binary in every mode,
-    `--strict` too. 0 is a third value: the aggressive mode compiles it, exactly but somewhat
-    slower.
+    front of the convolution. -1 and +1 are signs; 0 is a third value, which only the default mode
+    takes, exactly but somewhat slower.
+    In the default mode the layer is always binary. `--strict` takes it where the export holds the
+    latent weights: by the TorchScript exporter always, by the dynamo exporter above 8192 weights;
+    smaller ones it folds to +-1 constants, which `--moderate` takes behind a padding of -1.
     scale: a learned factor per output channel (it begins as mean |weight|, as in XNOR-Net).
     gradient: of both signs, see `sign`.
 
