@@ -31,12 +31,11 @@ def execute(command: click.Command, args: Sequence[str], prog_name: str) -> int:
     except BrokenPipeError:
         _abandon_stdout()
         return BROKEN_PIPE
-    except SystemExit as raised:
-        # click and rich make a plain 1 of a broken pipe, which would mean "the answer is no".
-        if isinstance(raised.__context__, BrokenPipeError):
-            _abandon_stdout()
-            return BROKEN_PIPE
-        raise
+    except SystemExit:
+        # Outside its standalone mode click exits for a broken pipe alone, with a 1, which would
+        # mean "the answer is no".
+        _abandon_stdout()
+        return BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
