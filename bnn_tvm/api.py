@@ -160,9 +160,14 @@ def _build(
     """Lower and link `graph`, which is the recognised model or a part of it."""
     from bnn_tvm import __version__, export, pipeline
     from bnn_tvm.export.metadata import DecisionInfo, Metadata
+    from bnn_tvm.lower.object_cache import ObjectCache
     from bnn_tvm.verification.deployment import deployment_test
 
-    program = pipeline.build(graph, spec, progress=progress, dump=options.dump)
+    # A dump and TVM's virtual machine need every kernel scheduled, not its object code.
+    usable = options.cache and options.dump is None and options.runtime == "c"
+    cache = ObjectCache() if usable else None
+    lowered = pipeline.lower(graph, spec, progress=progress, dump=options.dump, cache=cache)
+    program = lowered.program()
     inputs, outputs = _tensor_infos(graph)
     progress("self test")
     metadata = Metadata(
@@ -170,7 +175,9 @@ def _build(
         source=prepared.source,
         source_sha256=prepared.sha256,
         mode=options.mode,
-        options=tuple((name, str(value)) for name, value in options.as_dict().items()),
+        options=tuple(
+            (name, str(value)) for name, value in options.as_dict().items() if name != "cache"
+        ),
         inputs=inputs,
         outputs=outputs,
         decisions=tuple(
@@ -181,7 +188,11 @@ def _build(
         test_vector=deployment_test(graph, inputs, outputs),
     )
     progress("build and link")
-    return export.build(program, spec, metadata)
+    if options.runtime == "tvm":
+        from bnn_tvm.export.relax_vm import build_for_vm
+
+        return build_for_vm(program, lowered.vm_module(), spec, metadata)
+    return export.build(program, spec, metadata, cache)
 
 
 def _tensor_infos(graph: onnx.ModelProto) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:

@@ -18,10 +18,12 @@ from bnn_tvm.errors import UsageError
 
 Mode = Literal["strict", "moderate", "aggressive"]
 SignOfZero = Literal["plus", "minus"]
+Runtime = Literal["c", "tvm"]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 MODES: tuple[str, ...] = get_args(Mode)
 SIGNS_OF_ZERO: tuple[str, ...] = get_args(SignOfZero)
+RUNTIMES: tuple[str, ...] = get_args(Runtime)
 
 
 class OptionHelp(TypedDict, total=False):
@@ -116,11 +118,22 @@ class CompileOptions:
         help="Shape of an input that the model leaves open: input=1,3,224,224 (repeatable).",
         metavar="NAME=DIMS",
     )
+    runtime: Runtime = _option(
+        "c",
+        "--runtime",
+        help="What the library needs on the device: c is nothing but libc, tvm the TVM runtime, "
+        "whose virtual machine then runs it.",
+    )
     dump: Path | None = _option(
         None,
         "--dump",
         help="Folder to write the intermediate models of every phase to.",
         metavar="DIR",
+    )
+    cache: bool = _option(
+        True,
+        "--no-cache",
+        help="Compile every kernel anew instead of taking unchanged ones from ~/.cache/bnn_tvm.",
     )
 
     def __post_init__(self) -> None:
@@ -140,6 +153,7 @@ class CompileOptions:
     def _check(self) -> None:
         _choice("mode", self.mode, MODES)
         _choice("sign-zero", self.sign_zero, SIGNS_OF_ZERO)
+        _choice("runtime", self.runtime, RUNTIMES)
         if isinstance(self.batch, bool) or not isinstance(self.batch, int) or self.batch < 1:
             raise UsageError(
                 f"the batch size must be a whole number from 1, not {self.batch!r}",

@@ -6,13 +6,17 @@ rewritten ONNX  --graph passes-->  ONNX  --import-->  Relax  --lower-->  Program
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
+    from tvm.ir import IRModule
 
+    from bnn_tvm.lower.fuse import Fused
+    from bnn_tvm.lower.object_cache import ObjectCache
     from bnn_tvm.program import Program
     from bnn_tvm.targets import TargetSpec
 
@@ -28,17 +32,56 @@ def graph_passes() -> tuple[Callable[[ir.Model], bool], ...]:
     return (sink_binarize, fold_pad, fold_affine)
 
 
+@dataclass(frozen=True)
+class Lowered:
+    """Scheduled kernels and the fused `main` that calls them, to be read in one of two ways."""
+
+    fused: Fused
+    scheduled: IRModule
+    symbols: dict[str, str]
+    origins: dict[str, tuple[str, str]]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def program(self) -> Program:
+        """As calls in order, for the C driver."""
+        from bnn_tvm.lower.extract import extract
+
+        return extract(
+            self.fused, self.scheduled, self.symbols, self.origins, self.inputs, self.outputs
+        )
+
+    def vm_module(self) -> IRModule:
+        """As a Relax module, for TVM's virtual machine."""
+        from bnn_tvm.lower.relax_vm import with_kernels
+
+        return with_kernels(self.fused, self.scheduled, self.symbols)
+
+
 def build(
     model: onnx.ModelProto,
     spec: TargetSpec,
     *,
     progress: Progress | None = None,
     dump: Path | None = None,
+    cache: ObjectCache | None = None,
 ) -> Program:
+    """`lower`, as calls in order."""
+    return lower(model, spec, progress=progress, dump=dump, cache=cache).program()
+
+
+def lower(
+    model: onnx.ModelProto,
+    spec: TargetSpec,
+    *,
+    progress: Progress | None = None,
+    dump: Path | None = None,
+    cache: ObjectCache | None = None,
+) -> Lowered:
     """Lower a rewritten model (operators of ONNX and of domain bnn_tvm) for a target.
 
     `progress` is told the name of each phase as it begins. With `dump`, the module after each
-    phase is written into that folder.
+    phase is written into that folder. Functions whose object code is in `cache` stay unscheduled.
 
     Raises
     ------
@@ -47,7 +90,6 @@ def build(
     import onnx_ir as ir
 
     from bnn_tvm.importer import import_graph
-    from bnn_tvm.lower.extract import extract
     from bnn_tvm.lower.fuse import fuse
     from bnn_tvm.lower.schedule import schedule_module
 
@@ -69,16 +111,16 @@ def build(
     _dump(dump, "3-fused.py", fused.module.script)
 
     tell("schedule")
-    scheduled, symbols = schedule_module(fused.module, target)
+    scheduled, symbols = schedule_module(fused.module, target, cache=cache)
     _dump(dump, "4-scheduled.py", scheduled.script)
 
-    return extract(
+    return Lowered(
         fused,
         scheduled,
         symbols,
         imported.origins,
-        [str(value.name) for value in graph.graph.inputs],
-        [str(value.name) for value in graph.graph.outputs],
+        tuple(str(value.name) for value in graph.graph.inputs),
+        tuple(str(value.name) for value in graph.graph.outputs),
     )
 
 

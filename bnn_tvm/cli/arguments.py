@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import click
 
 from bnn_tvm.errors import UsageError
-from bnn_tvm.options import MODES, SIGNS_OF_ZERO, CompileOptions
+from bnn_tvm.options import MODES, RUNTIMES, SIGNS_OF_ZERO, CompileOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-CHOICES = {"sign_zero": SIGNS_OF_ZERO}
+CHOICES = {"sign_zero": SIGNS_OF_ZERO, "runtime": RUNTIMES}
 
 
 def output_flags(function: F) -> F:
@@ -41,7 +41,9 @@ def _flag(field: dataclasses.Field[Any]) -> Callable[[F], F]:
     if field.name == "shapes":
         settings.update(multiple=True)
     elif isinstance(field.default, bool):
-        settings.update(is_flag=True, metavar=None)
+        # The flag of a field that is true by default turns it off.
+        settings.update(is_flag=True, metavar=None, default=field.default)
+        settings.update(flag_value=not field.default)
     elif isinstance(field.default, int):
         settings.update(type=int, default=field.default, show_default=True)
     elif field.name in CHOICES:

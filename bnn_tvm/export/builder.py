@@ -17,22 +17,52 @@ from bnn_tvm.export.metadata import DecisionInfo, LayerInfo, Metadata, TensorInf
 from bnn_tvm.program import Program
 
 if TYPE_CHECKING:
+    from bnn_tvm.lower.object_cache import ObjectCache
     from bnn_tvm.targets import TargetSpec
 
 
-def build(program: Program, spec: TargetSpec, metadata: Metadata) -> Artifact:
+def build(
+    program: Program, spec: TargetSpec, metadata: Metadata, cache: ObjectCache | None = None
+) -> Artifact:
     """Compile `program` for `spec` into an artifact whose bytes are in memory.
 
     `metadata` comes with what only the compiler knows; inputs and outputs (unless given, to set
-    layouts), layers, target and sizes are filled in here. Raises `ToolchainError` if code
+    layouts), layers, target and sizes are filled in here. `cache` is the one that scheduling looked
+    kernels up in: those that it found are not compiled, the others go into it. Raises `ToolchainError` if code
     generation or linking fails.
     """
-    from tvm import __version__ as tvm_version
-
     check(program)
     memory = memory_plan.plan(program)
     weights = driver.pack_weights(program)
     metadata = replace(
+        complete(metadata, program, spec),
+        workspace_bytes=memory.arena_bytes,
+        largest_live_bytes=memory.largest_live_bytes,
+        weight_bytes=len(weights.blob),
+    )
+    with tempfile.TemporaryDirectory(prefix="bnn_tvm-") as folder:
+        work = Path(folder)
+        objects = []
+        for symbol, code in _objects(program, spec, cache).items():
+            objects.append(work / f"{symbol}.o")
+            objects[-1].write_bytes(code)
+        (work / "weights.bin").write_bytes(weights.blob)
+        (work / "weights.S").write_text(driver.WEIGHTS_ASSEMBLY, encoding="ascii")
+        text = driver.generate(program, memory, weights, metadata)
+        (work / "model.c").write_text(text, encoding="ascii")
+        library = work / "model.so"
+        link.link_shared(spec.zig_target, [work / "model.c", work / "weights.S", *objects], library)
+        so = library.read_bytes()
+        names = ["model.c", "weights.bin", "weights.S", *(o.name for o in objects)]
+        parts = {name: (work / name).read_bytes() for name in names}
+    return Artifact(so, replace(metadata, so_bytes=len(so), so_sha256=sha256_hex(so)), parts)
+
+
+def complete(metadata: Metadata, program: Program, spec: TargetSpec) -> Metadata:
+    """`metadata` with what the program and the target say; sizes are left to the caller."""
+    from tvm import __version__ as tvm_version
+
+    return replace(
         metadata,
         tool_version=metadata.tool_version or bnn_tvm.__version__,
         tvm_version=metadata.tvm_version or tvm_version,
@@ -44,30 +74,7 @@ def build(program: Program, spec: TargetSpec, metadata: Metadata) -> Artifact:
         inputs=metadata.inputs or _infos(program, program.inputs),
         outputs=metadata.outputs or _infos(program, program.outputs),
         layers=_layers(program, metadata.decisions),
-        workspace_bytes=memory.arena_bytes,
-        largest_live_bytes=memory.largest_live_bytes,
-        weight_bytes=len(weights.blob),
     )
-    with tempfile.TemporaryDirectory(prefix="bnn_tvm-") as folder:
-        work = Path(folder)
-        objects = []
-        symbols = {call.symbol for call in program.calls}
-        if symbols:
-            params = kernels_abi.compile_object(
-                program.module, symbols, spec.tvm_target(), work / "kernels.o"
-            )
-            _check_parameters(program, params)
-            objects.append(work / "kernels.o")
-        (work / "weights.bin").write_bytes(weights.blob)
-        (work / "weights.S").write_text(driver.WEIGHTS_ASSEMBLY, encoding="ascii")
-        text = driver.generate(program, memory, weights, metadata)
-        (work / "model.c").write_text(text, encoding="ascii")
-        library = work / "model.so"
-        link.link_shared(spec.zig_target, [work / "model.c", work / "weights.S", *objects], library)
-        so = library.read_bytes()
-        names = ["model.c", "weights.bin", "weights.S", *(o.name for o in objects)]
-        parts = {name: (work / name).read_bytes() for name in names}
-    return Artifact(so, replace(metadata, so_bytes=len(so), so_sha256=sha256_hex(so)), parts)
 
 
 def check(program: Program) -> None:
@@ -102,6 +109,20 @@ def check(program: Program) -> None:
     for index in program.outputs:
         if index not in written:
             raise BnnError("no call writes an output", node=program.tensors[index].name)
+
+
+def _objects(program: Program, spec: TargetSpec, cache: ObjectCache | None) -> dict[str, bytes]:
+    """Object code of every kernel that the program calls, by symbol, in order."""
+    symbols = {call.symbol for call in program.calls}
+    _check_parameters(program, kernels_abi.parameters_of(program.module, symbols))
+    found = cache.found if cache is not None else {}
+    made = kernels_abi.compile_objects(
+        program.module, symbols - found.keys(), spec.tvm_target()
+    )
+    if cache is not None:
+        cache.store(made)
+    known = {**found, **made}
+    return {symbol: known[symbol] for symbol in sorted(symbols)}
 
 
 def _check_parameters(

@@ -35,6 +35,7 @@ FLAGS = {
     "binarize_first": (["--binarize-first"], True),
     "dabnn_compatible": (["--dabnn-compatible"], True),
     "sign_zero": (["--sign-zero", "minus"], "minus"),
+    "runtime": (["--runtime", "tvm"], "tvm"),
     "batch": (["--batch", "3"], 3),
     "shapes": (["--shape", "x=1,2", "--shape", "y=3"], (("x", (1, 2)), ("y", (3,)))),
 }
