@@ -116,9 +116,7 @@ def _objects(program: Program, spec: TargetSpec, cache: ObjectCache | None) -> d
     symbols = {call.symbol for call in program.calls}
     _check_parameters(program, kernels_abi.parameters_of(program.module, symbols))
     found = cache.found if cache is not None else {}
-    made = kernels_abi.compile_objects(
-        program.module, symbols - found.keys(), spec.tvm_target()
-    )
+    made = kernels_abi.compile_objects(program.module, symbols - found.keys(), spec.tvm_target())
     if cache is not None:
         cache.store(made)
     known = {**found, **made}

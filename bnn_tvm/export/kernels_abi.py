@@ -11,7 +11,10 @@ This file holds the version-sensitive spellings of TVM's lowering; they follow
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,36 +44,52 @@ class Parameter:
     count: int
 
 
-def compile_object(
-    module: IRModule, symbols: set[str], target: Target, path: Path
-) -> dict[str, tuple[Parameter, ...]]:
-    """Compile the kernels `symbols` of `module` for `target` into the object file `path`.
+def parameters_of(module: IRModule, symbols: set[str]) -> dict[str, tuple[Parameter, ...]]:
+    """The parameters of the kernels `symbols`, scheduled or not, to check the calls against.
 
-    Returns the parameters of each kernel, so that the calls can be checked against them. Raises
-    `ToolchainError` if a symbol is missing, a parameter is no buffer, or code generation fails.
+    Raises `ToolchainError` if a symbol is missing or a parameter is no buffer.
     """
-    import tvm
+    return _select(module, symbols)[1]
 
-    mod, parameters = _select(module, symbols)
+
+def compile_objects(module: IRModule, symbols: set[str], target: Target) -> dict[str, bytes]:
+    """Compile the kernels `symbols` of `module` for `target`, an object file for each.
+
+    Kernels are compiled side by side in threads, as many as there are processors: TVM and LLVM
+    work without Python's lock. Raises `ToolchainError` if a symbol is missing, a parameter is no
+    buffer, or code generation fails.
+    """
+
+    def compile_one(symbol: str) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="bnn_tvm-") as folder:
+            path = Path(folder) / "kernel.o"
+            _generate(module, {symbol}, target).write_to_file(str(path), "o")
+            return path.read_bytes()
+
+    names = sorted(symbols)
+    _select(module, symbols)  # what is wrong is said before the work begins
     try:
-        lowered = lower(mod, target)
-        built = tvm.get_global_func("target.build.llvm")(lowered, target)
-        built.write_to_file(str(path), "o")
+        with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), 8)) as pool:
+            objects = dict(zip(names, pool.map(compile_one, names), strict=True))
     except Exception as exc:
         raise ToolchainError(
             f"TVM could not generate code: {_last_line(exc)}",
             hint="this is a limit of a kernel or of TVM; rerun with --debug for the whole message",
         ) from exc
-    return parameters
+    return objects
+
+
+def _generate(module: IRModule, symbols: set[str], target: Target) -> Any:
+    """TVM's module of machine code."""
+    import tvm
+
+    selected, _ = _select(module, symbols)
+    return tvm.get_global_func("target.build.llvm")(lower(selected, target), target)
 
 
 def assembly(module: IRModule, symbols: set[str], target: Target) -> str:
-    """The assembly text of the same code that `compile_object` writes."""
-    import tvm
-
-    mod, _ = _select(module, symbols)
-    built = tvm.get_global_func("target.build.llvm")(lower(mod, target), target)
-    return str(built.inspect_source("s"))
+    """The assembly text of the same code that `compile_objects` makes."""
+    return str(_generate(module, symbols, target).inspect_source("s"))
 
 
 def lower(mod: IRModule, target: Target) -> IRModule:

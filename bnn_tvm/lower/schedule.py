@@ -9,19 +9,27 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.target import Target
 
+from bnn_tvm.lower import object_cache
 from topi_ext.schedule import schedule_primfunc
 
 Progress = Callable[[int, int], None]
 
+object_cache.versions()  # as early as can be: what they are while this process loads its code
+
 
 def schedule_module(
-    module: IRModule, target: Target, progress: Progress | None = None
+    module: IRModule,
+    target: Target,
+    progress: Progress | None = None,
+    cache: object_cache.ObjectCache | None = None,
 ) -> tuple[IRModule, dict[str, str]]:
     """Schedule the PrimFuncs of `module` for `target`.
 
     Returns a module of the scheduled functions alone, each with its global symbol, and the map
     from the names that `main` calls to the symbols that stand for them (layers of one shape share
-    a kernel; their weights are arguments).
+    a kernel; their weights are arguments). A symbol depends on nothing but the function, the
+    target and the versions. A function whose code is in `cache` is returned as it was: nothing
+    but its parameters will be needed.
     """
     kept: dict[int, list[tuple[tirx.PrimFunc, str]]] = {}
     symbols: dict[str, str] = {}
@@ -35,8 +43,9 @@ def schedule_module(
         bucket = kept.setdefault(tvm_ffi.structural_hash(function), [])
         twin = next((s for f, s in bucket if tvm_ffi.structural_equal(f, function)), None)
         if twin is None:
-            symbol = f"bnn_k{len(scheduled)}_{name}"[:120]
-            done = schedule_primfunc(function, target)
+            symbol = object_cache.kernel_symbol(name, function, target)
+            cached = cache is not None and cache.look_up(symbol)
+            done = function if cached else schedule_primfunc(function, target)
             scheduled[symbol] = done.with_attr("global_symbol", symbol)
             bucket.append((function, symbol))
             twin = symbol
