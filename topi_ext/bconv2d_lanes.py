@@ -17,11 +17,12 @@ from tvm.tirx import PrimFunc, Stmt
 
 from .bconv2d import border_correction, finish, needs_correction
 from .emit import PARALLEL, SERIAL, channel_loops, let, local, loop, seq, splat, vload, vstore
-from .epilogue import Epilogue, extract_epilogue
+from .epilogue import Epilogue, extract_epilogue, holds_stage
 from .kernels import PARAMS, Kernel, table
 from .params import ConvParams
 from .reference import pack_bits
 from .scalar import schedule_scalar
+from .threshold import WORDS, WordsEpilogue, extract_words
 
 WORD = 32
 LANES = 16  # of the vectors written here; LLVM splits them where registers are shorter
@@ -53,6 +54,12 @@ def compute(
     data: te.Tensor, weights: te.Tensor, *correction: te.Tensor, params: ConvParams, kernel: str
 ) -> te.Tensor:
     """data uint32 [n, hp, wp, groups*cw] and the arrays of `pack_weights` to int32 NHWC."""
+    acc = counts(data, weights, params, kernel)
+    return finish(acc, params, correction[0] if correction else None)
+
+
+def counts(data: te.Tensor, weights: te.Tensor, params: ConvParams, kernel: str) -> te.Tensor:
+    """The numbers of differing taps, int32 NHWC."""
     p = params
     cw = p.words(WORD)
     size = int(weights.shape[3])
@@ -72,20 +79,19 @@ def compute(
         return te.sum(tirx.popcount(a ^ w).astype("int32"), axis=[ky, k])
 
     attrs = table()[kernel].annotations("acc", p)
-    acc = te.compute(p.out_shape, count, name="acc", attrs=attrs)
-    return finish(acc, p, correction[0] if correction else None)
+    return te.compute(p.out_shape, count, name="acc", attrs=attrs)
 
 
 def schedule(func: PrimFunc, target: Target, pixels: int) -> PrimFunc:
     """Write the loops: tiles of `pixels` x the channels of a block."""
-    epilogue = extract_epilogue(func)
+    epilogue = extract_words(func) if holds_stage(func, WORDS) else extract_epilogue(func)
     return schedule_scalar(func) if epilogue is None else _Writer(epilogue, pixels).write()
 
 
 class _Writer:
     """The hand-made loops of one convolution with its epilogue."""
 
-    def __init__(self, epilogue: Epilogue, pixels: int) -> None:
+    def __init__(self, epilogue: Epilogue | WordsEpilogue, pixels: int) -> None:
         """Find the shape and the buffers."""
         self.epilogue = epilogue
         self.params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
@@ -147,15 +153,31 @@ class _Writer:
         stmts.append(self._reduce(sums, at, group, block, vectors))
         for i in range(pixels * vectors):
             stmts.append(vstore(counts, vload(sums, [i * LANES], LANES), [i * LANES], LANES))
-        first = let("channel", group * p.cog + block * self.size, stmts)
-        for i, (n, y, x) in enumerate(at):
-
-            def store(c: Any, i: int = i, n: Any = n, y: Any = y, x: Any = x) -> Stmt:
-                value = tirx.BufferLoad(counts, [i * width + c]).astype("int32")
-                return self.epilogue.store((n, y, x, first + c), value)
-
-            stmts += channel_loops(store, channels, LANES)
+        for i, pixel in enumerate(at):
+            stmts += self._store(counts, i * width, pixel, group, block, channels)
         return seq(stmts)
+
+    def _store(
+        self,
+        counts: tirx.Buffer,
+        base: int,
+        pixel: tuple[Any, Any, Any],
+        group: Any,
+        block: Any,
+        channels: int,
+    ) -> list[Stmt]:
+        """The epilogue of one pixel and `channels` channels, whose counts begin at `base`."""
+        epilogue, begin = self.epilogue, block * self.size
+        if isinstance(epilogue, WordsEpilogue):
+            return epilogue.store(counts, base, pixel, group, begin, channels, LANES)
+        stmts: list[Stmt] = []
+        first = let("channel", group * self.params.cog + begin, stmts)
+
+        def store(c: Any) -> Stmt:
+            value = tirx.BufferLoad(counts, [base + c]).astype("int32")
+            return epilogue.store((*pixel, first + c), value)
+
+        return stmts + channel_loops(store, channels, LANES)
 
     def _reduce(
         self,
@@ -207,6 +229,8 @@ def _row(isa: str, channels: int, pixels: int, rank: int) -> Kernel:
         pack_weights=functools.partial(pack_weights, channels=channels),
         compute=functools.partial(compute, kernel=name),
         schedule=functools.partial(schedule, pixels=pixels),
+        counts=functools.partial(counts, kernel=name),
+        count_dtype="int32",
         rank=rank,
     )
 

@@ -38,7 +38,7 @@ def pack(
     cw = p.words(word_bits)
     dtype = f"uint{word_bits}"
     top, left, _, _ = p.pads
-    border = _border_words(p, word_bits)
+    border = border_words(p, word_bits)
 
     def word(n: Any, y: Any, xx: Any, k: Any) -> Any:
         g, j = k // cw, k % cw
@@ -72,7 +72,7 @@ def pack(
     return te.compute((p.n, p.hp, p.wp, p.groups * cw), word, name="pack", attrs=attrs)
 
 
-def _border_words(params: ConvParams, word_bits: int) -> list[int]:
+def border_words(params: ConvParams, word_bits: int) -> list[int]:
     """The words of one padded pixel and group."""
     if params.pad_value != 1:
         return [0] * params.words(word_bits)
@@ -235,7 +235,7 @@ class _Writer:
         """The words of `pixels` padded pixels from column `first` on."""
         p = self.params
         dtype = f"uint{self.word_bits}"
-        border = _border_words(p, self.word_bits)
+        border = border_words(p, self.word_bits)
         cw = len(border)
 
         def word(i: Any) -> Stmt:

@@ -46,6 +46,10 @@ class Kernel:
     prepare: for kernels that read activations in a form too large for a stage of the same
         function: (packed, params) -> te.Tensor, lowered to a PrimFunc of its own; `compute` then
         takes its result as data. None: `compute` takes the packed words.
+    counts: binary kernels that can compare instead of writing integers (`threshold`): as compute,
+        without the border table among the weights, to the numbers of differing taps, annotated
+        as the stage "acc"; `schedule` then meets the stage "words" behind it. None: cannot.
+    count_dtype: the signed type its counters are compared in; they hold less than its maximum.
     rank: among kernels that support a shape on a target the highest wins; a number, or a function
         of (params, target).
     """
@@ -60,6 +64,8 @@ class Kernel:
     word_bits: int = 0
     tile: dict[str, int] = field(default_factory=dict)
     prepare: Callable[[te.Tensor, ConvParams], te.Tensor] | None = None
+    counts: Callable[..., te.Tensor] | None = None
+    count_dtype: str = ""
     rank: int | Callable[[ConvParams, Target], int] = 0
 
     def rank_for(self, params: ConvParams, target: Target) -> int:

@@ -46,6 +46,28 @@ def max_pool2d_nhwc(
     )
 
 
+def or_pool2d_nhwc(
+    data: te.Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pads: Sequence[int] = (0, 0, 0, 0),
+    dilation: Sequence[int] = (1, 1),
+    ceil_mode: bool = False,
+) -> te.Tensor:
+    """Bitwise OR over windows of unsigned data [n, h, w, c]: [n, ho, wo, c].
+
+    pads: top, left, bottom, right; padded taps count as 0.
+    """
+    window = _Window(data, kernel, stride, pads, dilation, ceil_mode)
+    zero = tirx.const(0, data.dtype)
+    either = te.comm_reducer(lambda a, b: a | b, lambda t: tirx.const(0, t), name="either")
+    return te.compute(
+        window.out_shape,
+        lambda n, y, x, c: either(window.tap(n, y, x, c, zero), axis=window.axes),
+        name="or_pool2d",
+    )
+
+
 def avg_pool2d_nhwc(
     data: te.Tensor,
     kernel: Sequence[int],

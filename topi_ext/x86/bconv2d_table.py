@@ -37,6 +37,7 @@ from ..kernels import PARAMS, Kernel, table
 from ..params import ConvParams
 from ..reference import pack_bits
 from ..scalar import schedule_scalar
+from ..threshold import WORDS, WordsEpilogue, extract_words
 from .table_plan import GROUP, STEP, TablePlan
 from .table_prepare import NAME, prepare, schedule_prepare
 
@@ -82,6 +83,14 @@ def compute(
     params: ConvParams,
 ) -> te.Tensor:
     """pairs: what `prepare` returns; then the arrays of `pack_weights`. Returns int32 NHWC."""
+    acc = counts(pairs, weights, tables, params)
+    return finish(acc, params, correction[0] if correction else None)
+
+
+def counts(
+    pairs: te.Tensor, weights: te.Tensor, tables: te.Tensor, params: ConvParams
+) -> te.Tensor:
+    """The numbers of differing taps, int32 NHWC."""
     p = params
     plan = TablePlan.of(p)
     blocks = -(-p.cog // BLOCK)
@@ -100,8 +109,7 @@ def compute(
         return te.sum(tirx.Select(index < NO_GROUP, ones, 0), axis=[ky, step, i])
 
     attrs = table()[NAME].annotations("acc", p)
-    acc = te.compute(p.out_shape, count, name="acc", attrs=attrs)
-    return finish(acc, p, correction[0] if correction else None)
+    return te.compute(p.out_shape, count, name="acc", attrs=attrs)
 
 
 def supports(params: ConvParams) -> str | None:
@@ -115,6 +123,8 @@ def schedule(func: PrimFunc, target: Target) -> PrimFunc:
     """Write the loops of the convolution, or of `prepare`, whichever the function holds."""
     if holds_stage(func, "prepare"):
         return schedule_prepare(func)
+    if holds_stage(func, WORDS):
+        return _Writer(extract_words(func)).write()
     epilogue = extract_epilogue(func)
     if epilogue is None:
         return schedule_scalar(func)
@@ -137,7 +147,7 @@ def strip_pairs(plan: TablePlan, blocks: int) -> int:
 class _Writer:
     """The hand-made loops of one convolution with its epilogue."""
 
-    def __init__(self, epilogue: Epilogue) -> None:
+    def __init__(self, epilogue: Epilogue | WordsEpilogue) -> None:
         """Find the shape and the buffers."""
         notes = epilogue.annotations
         self.epilogue = epilogue
@@ -315,11 +325,15 @@ class _Writer:
         n, y, x = let("n", n, stmts), let("y", y, stmts), let("x", x, stmts)
         base = (slot * 2 + second) * width
 
-        def store(channel: Any) -> Stmt:
-            value = tirx.BufferLoad(counts, [base + channel]).astype("int32")
-            return self.epilogue.store((n, y, x, group * p.cog + block * BLOCK + channel), value)
-
         def whole(channels: int) -> list[Stmt]:
+            epilogue, begin = self.epilogue, block * BLOCK
+            if isinstance(epilogue, WordsEpilogue):
+                return epilogue.store(counts, base, (n, y, x), group, begin, channels, BLOCK)
+
+            def store(channel: Any) -> Stmt:
+                value = tirx.BufferLoad(counts, [base + channel]).astype("int32")
+                return epilogue.store((n, y, x, group * p.cog + begin + channel), value)
+
             return channel_loops(store, channels, 8)
 
         # The last tile of a group may be partly filler.
@@ -347,6 +361,8 @@ KERNELS = (
         pack_weights=pack_weights,
         compute=compute,
         schedule=schedule,
+        counts=counts,
+        count_dtype="int16",
         prepare=prepare,
         rank=1,
     ),
