@@ -10,12 +10,13 @@ import onnx_ir as ir
 from tvm import relax
 from tvm.target import Target
 
-from bnn_tvm.importer.value import Order, Steps, Value, moves_nothing, natural
+from bnn_tvm.importer.value import Bits, Order, Steps, Value, moves_nothing, natural
 from topi_ext import kernels
 from topi_ext.bitpack import pack
 from topi_ext.isa import isa_of
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
+from topi_ext.words import pad_words
 
 
 class Builder:
@@ -32,7 +33,7 @@ class Builder:
         self.origins: dict[str, tuple[str, str]] = {}
         self.opaque: set[str] = set()
         self._origin = ("", "other")
-        self._packed: dict[tuple[object, ...], relax.Expr] = {}
+        self._packed: dict[tuple[object, ...], relax.Var] = {}
 
     def begin(self, node: ir.Node, kind: str | None = None) -> None:
         """Charge what is emitted from now on to `node`."""
@@ -144,6 +145,8 @@ class Builder:
         The same binariser packed twice with equal padding is packed once. `dense` values are
         rows [..., k], others [n, c, (h,) w].
         """
+        if value.bits is not None:
+            return self._prepared(self._padded(value.bits, params), kernel, params)
         steps = value.steps
         if steps is None or self._flushed(steps.threshold):
             steps = Steps(value, np.zeros((), np.float32), np.zeros((), bool))
@@ -160,18 +163,44 @@ class Builder:
         bits = self._packed.get(key)
         if bits is None:
             bits = self._packed[key] = self._pack(steps, params, kernel.word_bits, dense)
+        return self._prepared(bits, kernel, params)
+
+    def _prepared(self, bits: relax.Var, kernel: Kernel, params: ConvParams) -> relax.Var:
+        """Padded words in the kernel's own form, which depends on what it reads from the shape."""
         if kernel.prepare is None:
             return bits
-        # A kernel's own form of the bits depends on what it reads from the shape: one per key.
-        table_key = (kernel.name, str(params), key)
-        if table_key not in self._packed:
+        key = (kernel.name, str(params), bits.name)
+        if key not in self._packed:
             prepare = kernel.prepare
-            self._packed[table_key] = self.emit_te(
+            self._packed[key] = self.emit_te(
                 "prepare", lambda x: prepare(x, params), bits, opaque=True
             )
-        return self._packed[table_key]
+        return self._packed[key]
 
-    def _pack(self, steps: Steps, params: ConvParams, word_bits: int, dense: bool) -> relax.Expr:
+    def _padded(self, bits: Bits, params: ConvParams) -> relax.Var:
+        """Words that a layer wrote, as a layer with `params` reads them."""
+        p = params
+        expr = self.view(bits.expr, (p.n, p.h, p.w, p.groups * p.words(bits.word_bits)))
+        if not p.padded:
+            return expr
+        key = ("pad_words", expr.name, p.pads, p.pad_value == 1, p.groups)
+        if key not in self._packed:
+            self._packed[key] = self.emit_te(
+                "pad_words", lambda x: pad_words(x, p, bits.word_bits), expr, opaque=True
+            )
+        return self._packed[key]
+
+    def view(self, expr: relax.Var, shape: Sequence[int]) -> relax.Var:
+        """`expr` as a tensor of another shape; nothing moves."""
+        extents = tuple(int(extent) for extent in shape)
+        if tuple(int(extent) for extent in expr.ty.shape) == extents:
+            return expr
+        key = ("view", expr.name, extents)
+        if key not in self._packed:
+            self._packed[key] = self.emit(relax.op.reshape(expr, extents))
+        return self._packed[key]
+
+    def _pack(self, steps: Steps, params: ConvParams, word_bits: int, dense: bool) -> relax.Var:
         if dense:
             x = self.stored(steps.source)
             x = self.emit(relax.op.reshape(x, (1, 1, params.w, params.ci)))

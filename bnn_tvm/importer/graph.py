@@ -11,7 +11,7 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.target import Target
 
-from bnn_tvm.importer import elementwise, layers, pool, structure
+from bnn_tvm.importer import bits, elementwise, layers, pool, structure
 from bnn_tvm.importer.builder import Builder
 from bnn_tvm.importer.generic import generic
 from bnn_tvm.importer.value import Value, natural
@@ -90,7 +90,11 @@ def _convert_node(b: Builder, node: ir.Node) -> None:
     while inputs and inputs[-1] is None:
         inputs.pop()
     converter = CONVERTERS.get((node.domain, node.op_type))
-    results = converter(b, node, inputs) if converter is not None else None
+    results: list[Value] | Value | None = None
+    if inputs and inputs[0] is not None and inputs[0].bits is not None:
+        results = bits.follow(b, node, inputs[0])
+    if results is None and converter is not None:
+        results = converter(b, node, inputs)
     if results is None:
         results = generic(b, node, inputs)
     if isinstance(results, Value):

@@ -6,7 +6,9 @@ import numpy as np
 import onnx_ir as ir
 from tvm import relax
 
+from bnn_tvm.importer.bits import as_bits
 from bnn_tvm.importer.builder import Builder
+from bnn_tvm.importer.params import conv_params
 from bnn_tvm.importer.value import Steps, Value, natural
 from bnn_tvm.passes.graph import shape_of
 from topi_ext.conv2d import needs_pad, pad_nhwc
@@ -42,47 +44,21 @@ def comparison(threshold: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray
     return limit, flip
 
 
-def conv_params(node: ir.Node, shape: tuple[int, ...], weight: tuple[int, ...]) -> ConvParams:
-    """The shape of a (Binary)Conv over logical `shape` [n, c, (h,) w]; 1-D ones get h = 1."""
-    spatial = len(shape) - 2
-
-    def ints(name: str, default: int, count: int) -> list[int]:
-        if name not in node.attributes:
-            return [default] * count
-        return [int(v) for v in node.attributes[name].as_ints()]
-
-    strides, dilations = ints("strides", 1, spatial), ints("dilations", 1, spatial)
-    pads = ints("pads", 0, 2 * spatial)
-    kernel = list(weight[2:])
-    size = list(shape[2:])
-    if spatial == 1:
-        strides, dilations, kernel, size = [1, *strides], [1, *dilations], [1, *kernel], [1, *size]
-        pads = [0, pads[0], 0, pads[1]]
-    attributes = node.attributes
-    return ConvParams(
-        n=shape[0],
-        h=size[0],
-        w=size[1],
-        ci=shape[1],
-        co=weight[0],
-        kh=kernel[0],
-        kw=kernel[1],
-        stride=(strides[0], strides[1]),
-        dilation=(dilations[0], dilations[1]),
-        pads=(pads[0], pads[1], pads[2], pads[3]),
-        groups=attributes["group"].as_int() if "group" in attributes else 1,
-        pad_value=attributes["pad_value"].as_int() if "pad_value" in attributes else 0,
-    )
-
-
 def binary_conv(b: Builder, node: ir.Node, inputs: list[Value]) -> Value:
-    """bnn_tvm.BinaryConv: packed bits, exact integers, then scale and offset as an epilogue."""
+    """bnn_tvm.BinaryConv: packed bits, exact integers, then scale and offset as an epilogue.
+
+    Where only bits of the result are read, packed bits come out.
+    """
     data, weight, scale, offset = inputs
     assert weight.array is not None and offset.array is not None
     p = conv_params(node, data.shape, weight.shape)
     kernel = b.select("bconv2d", p)
     w = weight.array.reshape(p.co, p.cig, p.kh, p.kw)
-    acc = b.kernel_call(kernel, b.packed(data, kernel, p, dense=False), w, p)
+    packed = b.packed(data, kernel, p, dense=False)
+    bits = as_bits(b, node, packed, kernel, w, p)
+    if bits is not None:
+        return bits
+    acc = b.kernel_call(kernel, packed, w, p)
     shift = offset.array
     if shift.ndim > 1:
         shift = shift.reshape(1, p.co, p.ho, p.wo).transpose(0, 2, 3, 1)
@@ -99,7 +75,11 @@ def binary_dense(b: Builder, node: ir.Node, inputs: list[Value]) -> Value:
     p = ConvParams.dense(rows, k, n)
     kernel = b.select("bconv2d", p)
     w = np.ascontiguousarray(weight.array.T).reshape(n, k, 1, 1)
-    acc = b.kernel_call(kernel, b.packed(data, kernel, p, dense=True), w, p)
+    packed = b.packed(data, kernel, p, dense=True)
+    bits = as_bits(b, node, packed, kernel, w, p)
+    if bits is not None:
+        return bits
+    acc = b.kernel_call(kernel, packed, w, p)
     result = _scaled(b, acc, scale.array, offset.array)
     shape = shape_of(node.outputs[0])
     return b.new(b.emit(relax.op.reshape(result, shape)), shape, "float32", natural(len(shape)))

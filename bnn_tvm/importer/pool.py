@@ -11,10 +11,11 @@ from bnn_tvm.importer.value import Value, channels_last
 from bnn_tvm.passes.graph import shape_of
 from topi_ext.pool import avg_pool2d_nhwc, max_pool2d_nhwc
 
+Window = tuple[list[int], list[int], list[int], list[int], bool]
 
-def pool(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
-    """MaxPool and AveragePool with two spatial axes."""
-    data = inputs[0]
+
+def read_pool(node: ir.Node) -> Window | None:
+    """Kernel, strides, pads, dilations and ceil_mode of a pool with two spatial axes, or None."""
     attributes = node.attributes
 
     def ints(name: str, default: int, count: int) -> list[int]:
@@ -22,25 +23,33 @@ def pool(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
             return [default] * count
         return [int(v) for v in attributes[name].as_ints()]
 
-    def flag(name: str) -> bool:
-        return name in attributes and bool(attributes[name].as_int())
-
     auto_pad = attributes["auto_pad"].as_string() if "auto_pad" in attributes else "NOTSET"
-    plain = data.rank == 4 and len(node.outputs) == 1 and auto_pad in ("NOTSET", "VALID")
-    if not plain or data.dtype != "float32":
+    rank = len(shape_of(node.outputs[0]))
+    if rank != 4 or len(node.outputs) != 1 or auto_pad not in ("NOTSET", "VALID"):
+        return None
+    ceil_mode = "ceil_mode" in attributes and bool(attributes["ceil_mode"].as_int())
+    return (
+        ints("kernel_shape", 1, 2),
+        ints("strides", 1, 2),
+        ints("pads", 0, 4),
+        ints("dilations", 1, 2),
+        ceil_mode,
+    )
+
+
+def pool(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
+    """MaxPool and AveragePool with two spatial axes."""
+    data, attributes = inputs[0], node.attributes
+    window = read_pool(node)
+    if window is None or data.dtype != "float32":
         return generic(b, node, list(inputs))
     x = b.stored(data, channels_last(4))
-    kernel, strides = ints("kernel_shape", 1, 2), ints("strides", 1, 2)
-    dilations, pads = ints("dilations", 1, 2), ints("pads", 0, 4)
-    ceil_mode = flag("ceil_mode")
     if node.op_type == "MaxPool":
-        expr = b.emit_te(
-            "max_pool",
-            lambda t: max_pool2d_nhwc(t, kernel, strides, pads, dilations, ceil_mode),
-            x,
-        )
+        expr = b.emit_te("max_pool", lambda t: max_pool2d_nhwc(t, *window), x)
     else:
-        include = flag("count_include_pad")
+        kernel, strides, pads, dilations, ceil_mode = window
+        counting = "count_include_pad"
+        include = counting in attributes and bool(attributes[counting].as_int())
         expr = b.emit_te(
             "avg_pool",
             lambda t: avg_pool2d_nhwc(t, kernel, strides, pads, dilations, include, ceil_mode),

@@ -38,9 +38,23 @@ class Steps:
     flip: np.ndarray
 
 
+@dataclass(frozen=True)
+class Bits:
+    """A binarised tensor as packed words [n, h, w, words], channels innermost, not padded.
+
+    word_bits: bits of a word. turned: None, or bool [c]: channels whose bits are complements
+    until the Binarize is reached.
+    """
+
+    expr: relax.Expr
+    word_bits: int
+    turned: np.ndarray | None = None
+
+
 @dataclass(eq=False)
 class Value:
-    """One tensor: `expr` stored in `order`, or a constant `array`, or a pending binarisation.
+    """One tensor: `expr` stored in `order`, or a constant `array`, or a pending binarisation, or
+    `bits` that only binary layers read.
 
     `shape` is the logical (ONNX) shape, `dtype` a NumPy dtype name.
     """
@@ -51,6 +65,7 @@ class Value:
     expr: relax.Expr | None = None
     array: np.ndarray | None = None
     steps: Steps | None = None
+    bits: Bits | None = None
     stored: dict[Order, relax.Expr] = field(default_factory=dict)
 
     @property
