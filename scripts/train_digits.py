@@ -6,7 +6,7 @@ The network is of the Bi-Real kind (Liu et al., ECCV 2018): a float stem, three 
 convolutions each with batch norm, a shortcut and a PReLU, and a float head. Signs are trained with
 the straight-through estimator; the gradient of an activation's sign is Bi-Real's triangle.
 
-Needs PyTorch (``pip install .[torch]``) and scikit-learn. Writes three files:
+Needs PyTorch and scikit-learn (``pip install .[train]``). Writes three files:
 
     digits.onnx       the network; input ``image`` float32 [n, 1, 8, 8] in 0..1, output ``logits``
     test_digits.npz   the held-out digits: image, label, and logits as onnxruntime computes them
@@ -225,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         import torch
     except ImportError:
-        print("train_digits.py needs PyTorch: pip install .[torch]", file=sys.stderr)
+        print("train_digits.py needs PyTorch: pip install .[train]", file=sys.stderr)
         return 4
     torch.set_num_threads(args.threads)
 
