@@ -192,7 +192,7 @@ def _build(
         from bnn_tvm.export.relax_vm import build_for_vm
 
         return build_for_vm(program, lowered.vm_module(), spec, metadata)
-    return export.build(program, spec, metadata, cache)
+    return export.build(program, spec, metadata, cache, options.dump)
 
 
 def _tensor_infos(graph: onnx.ModelProto) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:

@@ -127,7 +127,7 @@ class CompileOptions:
     dump: Path | None = _option(
         None,
         "--dump",
-        help="Folder to write the intermediate models of every phase to.",
+        help="Folder to write the module after each phase and the assembly of every kernel to.",
         metavar="DIR",
     )
     cache: bool = _option(

@@ -22,14 +22,19 @@ if TYPE_CHECKING:
 
 
 def build(
-    program: Program, spec: TargetSpec, metadata: Metadata, cache: ObjectCache | None = None
+    program: Program,
+    spec: TargetSpec,
+    metadata: Metadata,
+    cache: ObjectCache | None = None,
+    dump: Path | None = None,
 ) -> Artifact:
     """Compile `program` for `spec` into an artifact whose bytes are in memory.
 
     `metadata` comes with what only the compiler knows; inputs and outputs (unless given, to set
-    layouts), layers, target and sizes are filled in here. `cache` is the one that scheduling looked
-    kernels up in: those that it found are not compiled, the others go into it. Raises `ToolchainError` if code
-    generation or linking fails.
+    layouts), layers, target and sizes are filled in here. `cache` is the one that scheduling
+    looked kernels up in: those that it found are not compiled, the others go into it. With `dump`
+    the assembly of every kernel that is compiled is written into that folder. Raises
+    `ToolchainError` if code generation or linking fails.
     """
     check(program)
     memory = memory_plan.plan(program)
@@ -40,6 +45,8 @@ def build(
         largest_live_bytes=memory.largest_live_bytes,
         weight_bytes=len(weights.blob),
     )
+    if dump is not None:
+        _dump_assembly(program, spec, dump / "5-assembly")
     with tempfile.TemporaryDirectory(prefix="bnn_tvm-") as folder:
         work = Path(folder)
         objects = []
@@ -121,6 +128,16 @@ def _objects(program: Program, spec: TargetSpec, cache: ObjectCache | None) -> d
         cache.store(made)
     known = {**found, **made}
     return {symbol: known[symbol] for symbol in sorted(symbols)}
+
+
+def _dump_assembly(program: Program, spec: TargetSpec, folder: Path) -> None:
+    """`<symbol>.s` for every kernel that the program calls, and nothing of an earlier dump."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.s"):
+        old.unlink()
+    for symbol in sorted({call.symbol for call in program.calls}):
+        text = kernels_abi.assembly(program.module, {symbol}, spec.tvm_target())
+        (folder / f"{symbol}.s").write_text(text, encoding="utf-8")
 
 
 def _check_parameters(

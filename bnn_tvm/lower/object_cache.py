@@ -67,7 +67,8 @@ def versions() -> str:
 def kernel_symbol(name: str, function: PrimFunc, target: Target) -> str:
     """A C name for the unscheduled `function` that says what its code will be.
 
-    `name` is for people; the numbers that TVM gives to equal names of a model are left out. Equal results mean equal code; unequal ones mean nothing.
+    `name` is for people; the numbers that TVM gives to equal names of a model are left out. Equal
+    results mean equal code; unequal ones mean nothing.
     """
     import tvm
 
