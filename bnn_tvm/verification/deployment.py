@@ -8,7 +8,7 @@ import numpy as np
 
 from bnn_tvm.export.test_vector import make_inputs, make_test_vector
 from bnn_tvm.verification.cut import Graph
-from bnn_tvm.verification.reference import Arrays, run_reference
+from bnn_tvm.verification.reference import Arrays, Reference
 from bnn_tvm.verification.ties import TIE, margin, thresholds
 
 if TYPE_CHECKING:
@@ -39,11 +39,10 @@ def deployment_test(
     binarisers = thresholds(Graph(rewritten))
     names = [info.name for info in outputs]
     compared = [b.tensor for b in binarisers if expanded.has(b.tensor)]
+    reference = Reference(expanded.model, dict.fromkeys((*names, *compared)))
     best: tuple[float, int, Arrays] = (-1.0, 0, {})
     for seed in SEEDS:
-        values = run_reference(
-            expanded.model, make_inputs(inputs, seed), list(dict.fromkeys((*names, *compared)))
-        )
+        values = reference(make_inputs(inputs, seed))
         distance = margin(binarisers, values)
         if distance > best[0]:
             best = distance, seed, {name: values[name] for name in names}

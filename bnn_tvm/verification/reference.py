@@ -13,31 +13,43 @@ if TYPE_CHECKING:
 Arrays = dict[str, np.ndarray]
 
 
+class Reference:
+    """A model of standard operators in onnxruntime, for any number of runs.
+
+    Any tensors of the graph may be asked for as `outputs`; by default the model's outputs.
+    Optimisations are off: they fuse BatchNormalization into Conv, which changes the rounding of
+    layers.
+    """
+
+    def __init__(self, model: onnx.ModelProto, outputs: Iterable[str] | None = None) -> None:
+        import onnx
+        import onnxruntime as ort
+
+        self._wanted = [o.name for o in model.graph.output] if outputs is None else list(outputs)
+        inputs = {value.name for value in model.graph.input}
+        self._computed = [name for name in self._wanted if name not in inputs]
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        _expose(copy, self._computed)
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(
+            copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        """The tensors asked for, by name."""
+        given = {name: inputs[name] for name in self._wanted if name in inputs}
+        values = self._session.run(self._computed, dict(inputs)) if self._computed else []
+        return {**given, **dict(zip(self._computed, values, strict=True))}
+
+
 def run_reference(
     model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], outputs: Iterable[str] | None = None
 ) -> Arrays:
-    """Run a model of standard operators and return the tensors `outputs` by name.
-
-    Any tensor of the graph may be asked for; by default the model's outputs. Optimisations are
-    off: they fuse BatchNormalization into Conv, which changes the rounding of layers.
-    """
-    import onnx
-    import onnxruntime as ort
-
-    wanted = [o.name for o in model.graph.output] if outputs is None else list(outputs)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    given = {name: inputs[name] for name in wanted if name in inputs}
-    _expose(copy, [name for name in wanted if name not in given])
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = ort.InferenceSession(
-        copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    computed = [name for name in wanted if name not in given]
-    values = session.run(computed, dict(inputs)) if computed else []
-    return {**given, **dict(zip(computed, values, strict=True))}
+    """Run `model` once; see `Reference`."""
+    return Reference(model, outputs)(inputs)
 
 
 def _expose(model: onnx.ModelProto, tensors: list[str]) -> None:
