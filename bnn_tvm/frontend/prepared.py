@@ -19,6 +19,7 @@ from bnn_tvm.frontend.masks import spell_masks
 from bnn_tvm.frontend.narrow import narrow_constants
 from bnn_tvm.frontend.operators import check_operators
 from bnn_tvm.frontend.opset import check_versions, upgrade
+from bnn_tvm.frontend.pads import spell_auto_pads
 from bnn_tvm.frontend.precision import use_float32
 from bnn_tvm.frontend.shapes import ShapeOptions, freeze_inputs, infer, record_shapes
 from bnn_tvm.frontend.structure import check_structure, check_with_onnx
@@ -83,6 +84,7 @@ def prepare(
     if spell_masks(proto, known):
         known = infer(proto)
     check_operators(proto)  # again: of known branches, the nodes are in sight only now
+    spell_auto_pads(proto, known)
     narrow_constants(proto, known)
     renamed, note = use_float32(proto, known)
     notes += filter(None, [note])

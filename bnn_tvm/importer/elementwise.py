@@ -13,10 +13,10 @@ from bnn_tvm.passes.graph import shape_of
 
 # fmt: off
 UNARY = frozenset({
-    "Abs", "Cast", "Ceil", "Clip", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
-    "HardSwish", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round",
-    "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Tanh",
-    "ThresholdedRelu",
+    "Abs", "Cast", "CastLike", "Ceil", "Clip", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu",
+    "HardSigmoid", "HardSwish", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not",
+    "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus",
+    "Softsign", "Sqrt", "Tanh", "ThresholdedRelu",
 })
 # fmt: on
 # fmt: off
@@ -31,9 +31,40 @@ def unary(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
     """One tensor in, attributes and scalars beside it; the order of storage is kept."""
     data = inputs[0]
     stored = b.stored(data, data.order)
-    args = [stored, *(b.stored(v) if v is not None else None for v in inputs[1:])]
-    expr = convert(b, node, args)[0]
+    if node.op_type in ("Cast", "CastLike"):
+        expr = _cast(b, stored, data.dtype, node.outputs[0])
+    elif node.op_type == "IsInf":
+        expr = _is_inf(b, node, stored)
+    else:
+        args = [stored, *(b.stored(v) if v is not None else None for v in inputs[1:])]
+        expr = convert(b, node, args)[0]
     return [b.new(expr, shape_of(node.outputs[0]), expr.ty.dtype.dtype, data.order)]
+
+
+def _cast(b: Builder, x: relax.Expr, source: str, output: ir.Value) -> relax.Expr:
+    """Cast as C does; to bool: whether it is not 0."""
+    assert output.dtype is not None
+    wanted = output.dtype.numpy().name
+    if wanted == source:
+        return x
+    if wanted == "bool":
+        return b.emit(relax.op.not_equal(x, relax.const(np.zeros((), source))))
+    return b.emit(relax.op.astype(x, wanted))
+
+
+def _is_inf(b: Builder, node: ir.Node, x: relax.Expr) -> relax.Expr:
+    def asked(sign: str) -> bool:
+        attribute = node.attributes.get(f"detect_{sign}")
+        return attribute is None or bool(attribute.as_int())
+
+    limit = relax.const(np.float32(np.inf))
+    if asked("positive") and asked("negative"):
+        return b.emit(relax.op.equal(b.emit(relax.op.abs(x)), limit))
+    if asked("positive"):
+        return b.emit(relax.op.equal(x, limit))
+    if asked("negative"):
+        return b.emit(relax.op.equal(x, relax.const(np.float32(-np.inf))))
+    return b.emit(relax.op.less(b.emit(relax.op.abs(x)), relax.const(np.float32(0))))  # never
 
 
 def broadcast(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
@@ -47,6 +78,8 @@ def broadcast(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
         product = b.emit(relax.op.multiply(x, slope))
         positive = b.emit(relax.op.greater_equal(x, zero))
         expr = b.emit(relax.op.where(positive, x, product))
+    elif node.op_type == "Equal" and inputs[0].dtype == "bool":
+        expr = b.emit(relax.op.logical_not(b.emit(relax.op.logical_xor(*args))))
     else:
         expr = convert(b, node, args)[0]
     return [b.new(expr, shape, expr.ty.dtype.dtype, order)]

@@ -35,6 +35,8 @@ def convert(b: Builder, node: ir.Node, args: Sequence[relax.Expr | None]) -> lis
             node=node.name,
             hint="simplify the node before the export, or report the model",
         ) from error
+    if isinstance(result, relax.Tuple):  # beside the result, TVM puts placeholders for others
+        return [b.emit(result.fields[i]) for i in range(len(node.outputs))]
     if isinstance(result.ty, relax.TupleType):
         bound = b.emit(result)
         count = len(bound.ty.fields)

@@ -11,7 +11,7 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.target import Target
 
-from bnn_tvm.importer import bits, elementwise, layers, pool, structure
+from bnn_tvm.importer import bits, elementwise, head, layers, pool, reduce, structure
 from bnn_tvm.importer.builder import Builder
 from bnn_tvm.importer.generic import generic
 from bnn_tvm.importer.value import Value, natural
@@ -39,6 +39,10 @@ CONVERTERS: dict[tuple[str, str], Converter] = {
     ("", "Concat"): structure.concat,
     ("", "Pad"): structure.pad,
     ("", "Split"): structure.split,
+    ("", "Slice"): structure.slices,
+    ("", "Gather"): structure.gather,
+    ("", "Softmax"): head.softmax,
+    **{("", op): reduce.reduce for op in reduce.REDUCTIONS},
     **{("", op): elementwise.unary for op in elementwise.UNARY},
     **{("", op): elementwise.broadcast for op in elementwise.BROADCAST},
 }

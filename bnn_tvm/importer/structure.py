@@ -78,3 +78,45 @@ def split(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
         values.append(b.new(b.emit(part), shape, data.dtype, data.order))
         begin = end
     return values
+
+
+def slices(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
+    """Slice with constant bounds, in the order of storage; steps may be negative."""
+    data = inputs[0]
+    given = [None if value is None else value.array for value in inputs[1:]]
+    if any(a is None and v is not None for a, v in zip(given, inputs[1:], strict=True)):
+        return generic(b, node, list(inputs))
+    starts, ends, axes, steps = (*given, None, None)[:4]
+    assert starts is not None and ends is not None
+    axes = np.arange(len(starts)) if axes is None else axes
+    steps = np.ones(len(starts), np.int64) if steps is None else steps
+    expr = b.stored(data, data.order)
+    places, begins, stops, strides = [], [], [], []
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        extent = data.shape[int(axis)]
+        begin, stop, stride = slice(int(start), int(end), int(step)).indices(extent)
+        places.append(data.order.index(int(axis) % data.rank))
+        begins.append(begin)
+        # Before the first element, which TVM would take for the last one.
+        stops.append(stop if stop >= 0 else -extent - 1)
+        strides.append(stride)
+    part = relax.op.strided_slice(expr, places, begins, stops, strides)
+    return [b.new(b.emit(part), shape_of(node.outputs[0]), data.dtype, data.order)]
+
+
+def gather(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
+    """Gather by constant indices."""
+    data, indices = inputs[0], inputs[1].array
+    axis = node.attributes["axis"].as_int() % data.rank if "axis" in node.attributes else 0
+    extent = data.shape[axis]
+    if indices is None or np.any((indices < -extent) | (indices >= extent)):
+        return generic(b, node, list(inputs))
+    chosen = np.where(indices < 0, indices + extent, indices).astype(np.int32)
+    shape = shape_of(node.outputs[0])
+    if chosen.ndim == 1:
+        place = data.order.index(axis)
+        expr = relax.op.take(b.stored(data, data.order), relax.const(chosen), place, mode="clip")
+        return [b.new(b.emit(expr), shape, data.dtype, data.order)]
+    expr = relax.op.take(b.stored(data), relax.const(chosen.reshape(-1)), axis, mode="clip")
+    flat = b.emit(relax.op.reshape(b.emit(expr), shape))
+    return [b.new(flat, shape, data.dtype, natural(len(shape)))]

@@ -150,9 +150,10 @@ class _Extraction:
         symbol = f"bnn_copy_{source.dtype}_{source.nbytes}"
         self.program.tensors.append(replace(source, name=name, role="output", data=None))
         target = len(self.program.tensors) - 1
-        self.program.module.update_func(
-            tvm.ir.GlobalVar(symbol), _copy_function(symbol, source.dtype, source.shape)
-        )
+        if symbol not in {known.name_hint for known in self.program.module.get_global_vars()}:
+            self.program.module.update_func(
+                tvm.ir.GlobalVar(symbol), _copy_function(symbol, source.dtype, source.shape)
+            )
         self.program.calls.append(Call(symbol, (index, target), name, "copy", "generic"))
         return target
 
