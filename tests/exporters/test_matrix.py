@@ -95,7 +95,7 @@ ALL = [
 QUICK = [pytest.param(name, "torchscript", 17, id=f"{name}-torchscript-17") for name in CASES]
 QUICK += [
     pytest.param(name, "dynamo", 20, id=f"{name}-dynamo-20")
-    for name in ("assigned_by_mask", "bnn_tvm_layers", "dynamic_reactnet")
+    for name in ("assigned_by_mask", "bnn_tvm_layers", "dynamic_batch")
 ]
 COMPILED = ("reactnet", "assigned_by_mask", "linear")
 
