@@ -24,7 +24,7 @@ from ..params import ConvParams
 from ..schedule import PARALLEL_ELEMENTS
 from .agreement import border_table, first_count, integer, supports
 from .cnt_intrin import CHANNELS, cnt_intrin
-from .cores import cnt_pixels
+from .cores import core_of
 
 UNROLLED_PRODUCTS = 64  # most 128-bit products in one copy of the loop body
 
@@ -210,14 +210,15 @@ def _row(word: int, pixels: int) -> Kernel:
 
 def _rank(p: ConvParams, target: Target, word: int, pixels: int) -> int:
     """Useful vector instructions per million; 0 where the tile would spill on the core."""
-    if pixels not in cnt_pixels(target):
+    if pixels not in core_of(target).cnt_pixels:
         return 0
     bits = p.cig / (p.words(word) * word)
     tiles = p.pixels / (-(-p.pixels // pixels) * pixels)
     loads = 3 / (3 + 1 / pixels + 16 / word)
     # A last tile that is not full makes every store conditional.
     whole = 1 if p.pixels % pixels == 0 else 0.96
-    return int(1e6 * bits * tiles * loads * whole)
+    channels = p.cog / (blocks_per_group(p) * CHANNELS)
+    return int(1e6 * bits * tiles * loads * whole * channels)
 
 
 KERNELS = tuple(_row(word, pixels) for word in (64, 32, 16) for pixels in (1, 4, 5, 7))

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 from tvm.script import tirx as T
+from tvm.target import Target
 from tvm.tirx import PrimFunc, Stmt
 
 from ..emit import PARALLEL, SERIAL, channel_loops, let, local, loop, seq, splat, vload, vstore
@@ -36,6 +37,7 @@ from ..scalar import schedule_scalar
 from ..schedule import kernel_annotations
 from ..x86.table_plan import STEP
 from .agreement import border_table, first_count, integer, supports
+from .cores import core_of
 from .tbl_plan import GROUP, PER_WORD, TABLE, WORD, TblPlan, prepare, schedule_prepare
 
 BLOCK = 16  # channels of one vector of index bytes
@@ -293,6 +295,20 @@ class _Writer:
         return seq(stmts)
 
 
+def _rank(p: ConvParams, target: Target) -> int:
+    """On the scale of the eor/cnt kernels: a million where three vector instructions and loads do
+    128 MACs; -1 on cores that look tables up slowly.
+    """
+    if core_of(target).family != "tbl":
+        return -1
+    plan = TblPlan.of(p)
+    blocks = p.groups * -(-p.cog // BLOCK)
+    chunks = -(-plan.steps // STEPS)
+    convolve = plan.pairs * blocks * plan.rows * (10 * plan.steps + 6 * chunks)
+    groups, rows, offsets = plan.shape
+    return int(1e6 * (3 * p.macs / 128) / (convolve + 1.2 * groups * rows * offsets))
+
+
 def _tbl(low: Any, high: Any, index: Any) -> Any:
     """Look 16 indices up in a table of two registers; 0 for an index of 32 or more."""
     intrinsic = T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.tbl2.v16i8")
@@ -310,7 +326,6 @@ ROW: Kernel = Kernel(
     compute=compute,
     schedule=lambda func, target: schedule(func),
     prepare=lambda packed, params: prepare(packed, params, ROW.annotations("prepare", params)),
-    # Not chosen yet: the 32 KB of tables want a first-level cache that armcost does not model.
-    rank=-1,
+    rank=lambda params, target: _rank(params, target),
 )
 KERNELS = (ROW,)

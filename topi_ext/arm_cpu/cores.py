@@ -1,29 +1,91 @@
 """What the kernels need to know about Arm cores: one table, by LLVM's name of the core.
 
-Sources: Arm's software optimisation guides (issue width, vector pipes, latencies) and what LLVM's
-scheduler for the core does to the loops: register pressure is why the tiles differ.
+Family of the binary kernels. The loop of TBL takes 1.87 vector instructions per 128 MACs, that of
+eor/cnt/add 3.00, so what decides is what a two-register TBL costs on the core:
+
+- Arm's software optimisation guides of Cortex-A76, A77, A78, A710, A715, A720, X2, X3, X4 and of
+  Neoverse N1, N2 and V2 (table "ASIMD table lookup, 1 or 2 table regs"; LLVM's scheduling models
+  are drawn from them) give it a latency of two cycles on two vector pipes: as cheap as an eor.
+  Apple's cores do it on three or four pipes (LLVM's model of Cyclone and its heirs). TBL wins.
+- On Cortex-A57, A72, A73 and A75 it cracks into several micro-operations (2.5 cycles each); on A53,
+  A55, A510 and A520 it has a latency of four to six cycles in order, which no register pressure of
+  this kernel can hide. eor/cnt/add wins.
+- On Cortex-X1 and Neoverse V1 it has two of the four vector pipes and takes both: an even
+  race by the model, so eor/cnt/add, which has no tables in the cache, until someone measures it.
+- A core that the table does not name, "generic" too, gets eor/cnt/add: nowhere bad.
+
+Tiles. Register pressure under LLVM's scheduler for the core is why the heights differ.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from tvm.target import Target
 
-# Output pixels of one tile of the eor/cnt kernel, largest last. LLVM's scheduling model of the
-# cores named here hoists so many loads (long latencies, in order) that taller tiles spill.
-_PIXELS = {
-    "generic": (1, 4),
-    "cortex-a34": (1, 4, 5),
-    "cortex-a35": (1, 4, 5),
-    "cortex-a53": (1, 4, 5),
+Family = Literal["cnt", "tbl"]
+
+
+@dataclass(frozen=True)
+class Core:
+    """How the kernels see a core.
+
+    family: the binary kernels it takes where both support a shape. cnt_pixels: output pixels of a
+    tile of the eor/cnt kernel that do not spill, largest last.
+    """
+
+    family: Family = "cnt"
+    cnt_pixels: tuple[int, ...] = (1, 4, 7)
+
+
+_TBL = Core("tbl")
+# LLVM's scheduling model of these hoists so many loads (long latencies, in order) that taller
+# tiles spill.
+_IN_ORDER = Core(cnt_pixels=(1, 4, 5))
+
+CORES: dict[str, Core] = {
+    "generic": Core(cnt_pixels=(1, 4)),
+    "cortex-a34": _IN_ORDER,
+    "cortex-a35": _IN_ORDER,
+    "cortex-a53": _IN_ORDER,
+    "cortex-a55": Core(),
+    "cortex-a57": Core(),
+    "cortex-a72": Core(),
+    "cortex-a73": Core(),
+    "cortex-a75": Core(),
+    "cortex-a510": Core(),
+    "cortex-a520": Core(),
+    "cortex-x1": Core(),
+    "cortex-x1c": Core(),
+    "neoverse-v1": Core(),
+    "cortex-a76": _TBL,
+    "cortex-a76ae": _TBL,
+    "cortex-a77": _TBL,
+    "cortex-a78": _TBL,
+    "cortex-a78ae": _TBL,
+    "cortex-a78c": _TBL,
+    "cortex-a710": _TBL,
+    "cortex-a715": _TBL,
+    "cortex-a720": _TBL,
+    "cortex-a720ae": _TBL,
+    "cortex-a725": _TBL,
+    "cortex-x2": _TBL,
+    "cortex-x3": _TBL,
+    "cortex-x4": _TBL,
+    "cortex-x925": _TBL,
+    "neoverse-n1": _TBL,
+    "neoverse-n2": _TBL,
+    "neoverse-n3": _TBL,
+    "neoverse-v2": _TBL,
+    "neoverse-v3": _TBL,
 }
-_PIXELS_ELSE = (1, 4, 7)
+_ELSE = Core()
 
 
-def core_of(target: Target) -> str:
-    """LLVM's name of the target's core, "generic" if it names none."""
-    return str(target.attrs.get("mcpu", "") or "generic")
-
-
-def cnt_pixels(target: Target) -> tuple[int, ...]:
-    """The tile heights, in output pixels, that the eor/cnt kernels may use on this core."""
-    return _PIXELS.get(core_of(target), _PIXELS_ELSE)
+def core_of(target: Target) -> Core:
+    """The row of the target's core; Apple's share one, unknown ones take eor/cnt."""
+    name = str(target.attrs.get("mcpu", "") or "generic")
+    if name.startswith("apple-"):
+        return _TBL
+    return CORES.get(name, _ELSE)

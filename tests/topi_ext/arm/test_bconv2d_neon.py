@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tvm.target.codegen import llvm_get_cpu_archlist
 
 from benchmarks import arm64_program
+from benchmarks.arm64 import LAYERS, best_of_family, family_of
 from benchmarks.arm64_program import Case, Program
 from topi_ext.arm_cpu import bconv2d_cnt, bconv2d_tbl
 from topi_ext.arm_cpu.agreement import MAX_TAPS, supports
+from topi_ext.arm_cpu.cores import CORES as CORES_TABLE
 from topi_ext.kernels import Kernel, select
 from topi_ext.params import ConvParams
 
@@ -41,7 +44,8 @@ NAMED = [
     "1x2x2x3072-k5x5x8-s1x1-d1x1-p0,0,3,3-g1-v-1",
     "1x6x1x20-k3x1x9-s2x1-d1x1-p1,0,1,0-g1-v0",
 ]
-FAMILIES = (bconv2d_cnt.KERNELS, bconv2d_tbl.KERNELS)
+# Each family as it is compiled for a core that takes it.
+FAMILIES = {"cortex-a72": bconv2d_cnt.KERNELS, "cortex-a76": bconv2d_tbl.KERNELS}
 CORES = ["generic", "cortex-a53", "cortex-a72", "cortex-x1"]
 
 needs_qemu = pytest.mark.skipif(
@@ -61,28 +65,30 @@ def around_the_tile(kernel: Kernel) -> list[ConvParams]:
     ]
 
 
-def all_cases() -> list[Case]:
-    """Every row around its own tile; the named shapes on each family's best row."""
-    target = arm64_program.arm64_target("cortex-a72")
+def all_cases(core: str) -> list[Case]:
+    """Every row of the core's family around its own tile; the named shapes on its best row."""
+    target = arm64_program.arm64_target(core)
+    rows = FAMILIES[core]
     cases = []
-    for rows in FAMILIES:
-        for kernel in rows:
-            for i, params in enumerate(around_the_tile(kernel)):
-                epilogue = ("integers", "float")[i % 2]
-                cases.append(Case(f"c{len(cases)}", params, kernel, epilogue))
-        for params in map(ConvParams.parse, NAMED):
-            if supports(params) is None:
-                best = max(rows, key=lambda k: k.rank_for(params, target))
-                cases.append(Case(f"c{len(cases)}", params, best))
+    for kernel in rows:
+        for i, params in enumerate(around_the_tile(kernel)):
+            epilogue = ("integers", "float")[i % 2]
+            cases.append(Case(f"c{len(cases)}", params, kernel, epilogue))
+    for params in map(ConvParams.parse, NAMED):
+        if supports(params) is None:
+            best = max(rows, key=lambda k: k.rank_for(params, target))
+            cases.append(Case(f"c{len(cases)}", params, best))
     return cases
 
 
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, dict[str, np.ndarray]]:
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def outputs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Program, dict[str, np.ndarray]]:
     """All cases in one program: linking and starting qemu once is most of the cost."""
     directory = tmp_path_factory.mktemp("arm64")
-    target = arm64_program.arm64_target("cortex-a72")
-    program = arm64_program.build(all_cases(), target, directory)
+    target = arm64_program.arm64_target(request.param)
+    program = arm64_program.build(all_cases(request.param), target, directory)
     return program, arm64_program.run(program)
 
 
@@ -129,11 +135,39 @@ def test_the_table_chooses_these_kernels_for_arm64() -> None:
 
 @pytest.mark.parametrize(
     ("core", "family"),
-    [*((core, "cnt") for core in CORES), ("cortex-a76", "tbl"), ("cortex-x3", "tbl")],
+    [
+        *((core, "cnt") for core in ("generic", "cortex-a53", "cortex-a55", "cortex-a72")),
+        *((core, "cnt") for core in ("cortex-a73", "cortex-x1", "cortex-a510", "thunderx2t99")),
+        *((core, "tbl") for core in ("cortex-a76", "cortex-a78", "cortex-a710", "cortex-x2")),
+        *((core, "tbl") for core in ("neoverse-n1", "neoverse-n2", "neoverse-v2", "apple-m4")),
+    ],
+)
+def test_every_core_takes_its_family_on_all_benchmark_layers(core: str, family: str) -> None:
+    target = arm64_program.arm64_target(core)
+    for params in LAYERS.values():
+        assert family_of(select("bconv2d", params, target).name) == family, params
+
+
+def test_a_core_that_llvm_does_not_know_is_no_row() -> None:
+    known = set(llvm_get_cpu_archlist(arm64_program.arm64_target("generic")))
+    assert set(CORES_TABLE) <= known, set(CORES_TABLE) - known
+
+
+def test_a_single_pixel_has_no_pair_to_look_up() -> None:
+    one_pixel = ConvParams.parse("1x1x1x1024-k1x1x1024-s1x1-d1x1-p0,0,0,0-g1-v0")
+    target = arm64_program.arm64_target("cortex-a76")
+    assert family_of(select("bconv2d", one_pixel, target).name) == "cnt"
+
+
+@pytest.mark.parametrize(
+    ("core", "family"),
+    [
+        *((core, "cnt") for core in CORES),
+        *((core, "tbl") for core in ("cortex-a76", "cortex-a710", "cortex-x3", "cortex-x4")),
+        *((core, "tbl") for core in ("neoverse-n1", "neoverse-v2", "apple-m4")),
+    ],
 )
 def test_inner_loops_spill_no_register(core: str, family: str) -> None:
-    from benchmarks.arm64 import LAYERS, best_of_family
-
     target = arm64_program.arm64_target(core)
     cases = [
         Case(f"l{i}", params, best_of_family(params, family, core), "float")
