@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,9 @@ class Loaded(Protocol):
 
         Raises `UsageError` for wrong inputs, `DeviceError` if the run fails or takes too long.
         """
+
+    def run_many(self, samples: Sequence[Any]) -> list[dict[str, np.ndarray]]:
+        """`run` for each of `samples`, where starting costs with one start. All are in memory."""
 
     def self_test(self) -> float:
         """Run the embedded test vector: the largest absolute error. Raises `DeviceError`."""

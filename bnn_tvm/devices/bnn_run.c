@@ -1,7 +1,9 @@
 /* Runs a compiled model on raw arrays, on a device or under an emulator.
  *
- *   bnn-run MODEL.so run THREADS INPUTS OUTPUTS   arrays one after the other in a file
- *   bnn-run MODEL.so test THREADS                 the embedded test vector; prints the error
+ *   bnn-run MODEL.so run THREADS COUNT INPUTS OUTPUTS
+ *       COUNT samples one after the other in a file, of each the arrays one after the other
+ *   bnn-run MODEL.so test THREADS
+ *       the embedded test vector; prints the error
  *
  * With -DBNN_RUN_STATIC the model is linked in and MODEL.so is ignored. */
 #include <stdio.h>
@@ -39,40 +41,47 @@ static const bnn_api *open_model(const char *path) {
 #endif
 }
 
-/* Pointers to `count` arrays, filled from `file` unless it is NULL. NULL on failure. */
-static void **arrays(int32_t count, const bnn_tensor_info *(*describe)(int32_t), FILE *file) {
+/* Room for `count` arrays. NULL if there is not enough memory. */
+static void **arrays(int32_t count, const bnn_tensor_info *(*describe)(int32_t)) {
   void **result = calloc((size_t)count + 1, sizeof *result);
   for (int32_t i = 0; result != NULL && i < count; ++i) {
     size_t nbytes = (size_t)describe(i)->nbytes;
     result[i] = malloc(nbytes ? nbytes : 1);
-    if (result[i] == NULL || (file != NULL && fread(result[i], 1, nbytes, file) != nbytes))
-      return NULL;
+    if (result[i] == NULL) return NULL;
   }
   return result;
 }
 
-static int run(const bnn_api *api, bnn_context *context, const char *input, const char *output) {
-  FILE *file = fopen(input, "rb");
-  if (file == NULL) return fail(input, "cannot be read");
-  void **in = arrays(api->num_inputs(), api->input, file);
-  void **out = arrays(api->num_outputs(), api->output, NULL);
-  fclose(file);
-  if (in == NULL || out == NULL) return fail(input, "is too short, or memory is");
-  if (api->run(context, (const void *const *)in, out) != BNN_OK)
-    return fail("the model failed", api->error_message(context));
-  file = fopen(output, "wb");
-  if (file == NULL) return fail(output, "cannot be written");
-  for (int32_t i = 0; i < api->num_outputs(); ++i)
-    if (fwrite(out[i], 1, (size_t)api->output(i)->nbytes, file) != api->output(i)->nbytes)
-      return fail(output, "cannot be written");
-  if (fclose(file) != 0) return fail(output, "cannot be written");
+static int run(const bnn_api *api, bnn_context *context, long count, const char *input,
+               const char *output) {
+  FILE *source = fopen(input, "rb");
+  if (source == NULL) return fail(input, "cannot be read");
+  FILE *target = fopen(output, "wb");
+  if (target == NULL) return fail(output, "cannot be written");
+  void **in = arrays(api->num_inputs(), api->input);
+  void **out = arrays(api->num_outputs(), api->output);
+  if (in == NULL || out == NULL) return fail("the model's arrays", "too little memory");
+  for (long sample = 0; sample < count; ++sample) {
+    for (int32_t i = 0; i < api->num_inputs(); ++i)
+      if (fread(in[i], 1, (size_t)api->input(i)->nbytes, source) != api->input(i)->nbytes)
+        return fail(input, "is too short");
+    if (api->run(context, (const void *const *)in, out) != BNN_OK)
+      return fail("the model failed", api->error_message(context));
+    for (int32_t i = 0; i < api->num_outputs(); ++i)
+      if (fwrite(out[i], 1, (size_t)api->output(i)->nbytes, target) != api->output(i)->nbytes)
+        return fail(output, "cannot be written");
+    /* Whoever waits sees by the file's size that the run goes on. */
+    if (fflush(target) != 0) return fail(output, "cannot be written");
+  }
+  fclose(source);
+  if (fclose(target) != 0) return fail(output, "cannot be written");
   return 0;
 }
 
 int main(int argc, char **argv) {
   int testing = argc == 4 && !strcmp(argv[2], "test");
-  if (!testing && !(argc == 6 && !strcmp(argv[2], "run")))
-    return fail("usage", "bnn-run MODEL.so run THREADS INPUTS OUTPUTS | test THREADS");
+  if (!testing && !(argc == 7 && !strcmp(argv[2], "run")))
+    return fail("usage", "bnn-run MODEL.so run THREADS COUNT INPUTS OUTPUTS | test THREADS");
   const bnn_api *api = open_model(argv[1]);
   bnn_context *context = NULL;
   if (api == NULL) return 1;
@@ -85,7 +94,7 @@ int main(int argc, char **argv) {
       result = fail("self-test", api->error_message(context));
     printf("%.9g\n", error);
   } else {
-    result = run(api, context, argv[4], argv[5]);
+    result = run(api, context, atol(argv[4]), argv[5], argv[6]);
   }
   api->destroy(context);
   return result;

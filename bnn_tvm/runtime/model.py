@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,10 @@ class Model:
         with self._lock:
             self._check(self._library.bnn_run(self._alive(), _table(arrays), _table(results)))
         return {info.name: a for info, a in zip(self.outputs, results, strict=True)}
+
+    def run_many(self, samples: Sequence[Any]) -> list[dict[str, np.ndarray]]:
+        """`run` for each of `samples`, one after the other."""
+        return [self.run(sample) for sample in samples]
 
     def profile(self, inputs: Any, repeat: int = 1) -> tuple[LayerTime, ...]:
         """Run the model `repeat` times and return the median time of every kernel call.

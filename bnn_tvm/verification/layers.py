@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from bnn_tvm.verification.cut import INPUT_PREFIX, Branch, Graph, cut
-from bnn_tvm.verification.reference import Arrays, run_reference
+from bnn_tvm.verification.reference import Arrays, Reference
 
 if TYPE_CHECKING:
     from bnn_tvm.recognize import Decision
@@ -94,16 +94,18 @@ class LayerReference:
     """
 
     def __init__(self, layers: Sequence[Layer], clean: Graph, expanded: Graph) -> None:
-        self._models = []
+        self._references = []
         for graph, by_design in ((clean, False), (expanded, True)):
             branches = [layer.branch for layer in layers if layer.by_design is by_design]
             if branches:
-                self._models.append(cut(graph, branches))
+                model = cut(graph, branches)
+                self._references.append(
+                    ({value.name for value in model.graph.input}, Reference(model))
+                )
 
     def __call__(self, inputs: Arrays) -> Arrays:
         """Outputs of all layers by name, for the inputs that `given` makes."""
         results: Arrays = {}
-        for model in self._models:
-            wanted = {value.name for value in model.graph.input}
-            results.update(run_reference(model, {n: a for n, a in inputs.items() if n in wanted}))
+        for names, reference in self._references:
+            results.update(reference({n: a for n, a in inputs.items() if n in names}))
         return results

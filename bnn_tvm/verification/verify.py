@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,13 +18,16 @@ from bnn_tvm.verification.layers import (
     layer_model,
     plan,
 )
-from bnn_tvm.verification.reference import Arrays, run_reference
+from bnn_tvm.verification.reference import Arrays, Reference
 from bnn_tvm.verification.report import LayerReport, VerifyReport
 from bnn_tvm.verification.ties import TIE, margin, thresholds
 
 if TYPE_CHECKING:
     from bnn_tvm.frontend import Prepared
     from bnn_tvm.recognize import Recognition
+
+BATCH_BYTES = 64 * 2**20
+"""Samples are run together until the tensors to compare with take this much memory."""
 
 TIED_ERROR = 0.25
 """Largest relative error (L2) of a sample whose difference is put down to ties."""
@@ -35,8 +38,8 @@ class Runner(Protocol):
 
     emulated: bool
 
-    def run(self, inputs: Arrays) -> Arrays:
-        """Outputs by name."""
+    def run_many(self, samples: Sequence[Arrays]) -> list[Arrays]:
+        """Outputs by name, for each sample."""
 
 
 Build = Callable[[onnx.ModelProto], Runner]
@@ -129,16 +132,21 @@ def verify(
     wanted = list(dict.fromkeys((*outputs, *cuts, *compared)))
     tallies = [_Tally() for _ in layers]
     end_to_end = _EndToEnd()
-    for sample in samples:
-        values = run_reference(truth.model, sample, wanted)
-        want = {name: values[name] for name in outputs}
-        end_to_end.add(whole.run(sample), want, margin(binarisers, values) <= TIE)
-        if by_design:
-            difference = _difference(want, run_reference(clean.model, sample))
-            end_to_end.design_difference = max(end_to_end.design_difference or 0.0, difference)
-        if separate is not None:
-            inputs = given(layers, values)
-            got, expected = separate.run(inputs), reference(inputs)
+    truth_values = Reference(truth.model, wanted)
+    clean_values = Reference(clean.model) if by_design else None
+    for batch in _batches((sample, truth_values(sample)) for sample in samples):
+        results = whole.run_many([sample for sample, _ in batch])
+        for (sample, values), result in zip(batch, results, strict=True):
+            want = {name: values[name] for name in outputs}
+            end_to_end.add(result, want, margin(binarisers, values) <= TIE)
+            if clean_values is not None:
+                difference = _difference(want, clean_values(sample))
+                end_to_end.design_difference = max(end_to_end.design_difference or 0.0, difference)
+        if separate is None:
+            continue
+        inputs = [given(layers, values) for _, values in batch]
+        for one, got in zip(inputs, separate.run_many(inputs), strict=True):
+            expected = reference(one)
             for layer, tally in zip(layers, tallies, strict=True):
                 name = layer.decision.output
                 tally.add(layer, got[name], expected[name])
@@ -166,6 +174,22 @@ def verify(
         design_difference=end_to_end.design_difference,
         warnings=recognition.warnings,
     )
+
+
+def _batches(
+    samples: Iterable[tuple[Arrays, Arrays]],
+) -> Iterator[list[tuple[Arrays, Arrays]]]:
+    """Samples with their reference values, in lists of at most about `BATCH_BYTES`."""
+    batch: list[tuple[Arrays, Arrays]] = []
+    nbytes = 0
+    for sample, values in samples:
+        batch.append((sample, values))
+        nbytes += sum(array.nbytes for array in values.values())
+        if nbytes >= BATCH_BYTES:
+            yield batch
+            batch, nbytes = [], 0
+    if batch:
+        yield batch
 
 
 def _difference(got: Arrays, want: Arrays) -> float:

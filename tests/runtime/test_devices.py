@@ -88,6 +88,53 @@ def test_wrong_arrays_and_thread_counts_are_named(arm: QemuDevice) -> None:
 
 
 @aarch64
+def test_many_samples_run_in_one_process(arm: QemuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = arm.load(artifact(ARM64))
+    samples = [random_x(seed) for seed in range(5)]
+    alone = [model.run(x) for x in samples]
+    started = []
+    start = subprocess.Popen
+
+    def counting(command: list[str], **settings: object) -> object:
+        started.append(command)
+        return start(command, **settings)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "Popen", counting)
+    together = model.run_many(samples)
+    assert len(started) == 1
+    for x, one, other in zip(samples, alone, together, strict=True):
+        assert_close(other, x)
+        assert all(one[name].tobytes() == other[name].tobytes() for name in one)
+    assert model.run_many([]) == []
+
+
+def _fake_emulator(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A qemu-aarch64 that is a shell script, and a C library for it."""
+    fake = folder / "qemu-aarch64"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    (folder / "lib").mkdir()
+    (folder / "lib" / "ld-linux-aarch64.so.1").touch()
+    monkeypatch.setenv("BNN_TVM_SYSROOT", str(folder))
+
+
+def test_the_time_limit_is_that_of_one_sample(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    outputs = artifact(ARM64).metadata.outputs
+    size = sum(4 * int(np.prod(info.shape)) for info in outputs)
+    write = f'sleep 0.7; head -c {size} /dev/zero >> "$file"'
+    script = f"for file; do :; done; for i in 1 2 3 4; do {write}; done"
+    _fake_emulator(tmp_path, monkeypatch, script)
+    with QemuDevice("aarch64", timeout_s=2) as device:
+        monkeypatch.setattr(device, "_dynamic_runner", lambda: tmp_path)
+        results = device.load(artifact(ARM64)).run_many([random_x()] * 4)
+    assert len(results) == 4
+    assert all(not array.any() for result in results for array in result.values())
+
+
+@aarch64
 def test_a_run_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     with QemuDevice("aarch64", timeout_s=1e-3) as device:
         model = device.load(artifact(ARM64))
@@ -139,13 +186,8 @@ def test_a_missing_emulator_is_a_device_error(monkeypatch: pytest.MonkeyPatch) -
 def test_an_emulator_that_crashes_is_quoted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    _fake_emulator(tmp_path, monkeypatch, "echo 'Illegal instruction' >&2; exit 132")
     fake = tmp_path / "qemu-aarch64"
-    fake.write_text("#!/bin/sh\necho 'Illegal instruction' >&2\nexit 132\n")
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "ld-linux-aarch64.so.1").touch()
-    monkeypatch.setenv("BNN_TVM_SYSROOT", str(tmp_path))
     device = QemuDevice("aarch64")
     assert (device.qemu, device.sysroot) == (fake, tmp_path)
     monkeypatch.setattr(device, "_dynamic_runner", lambda: fake)
@@ -156,7 +198,7 @@ def test_an_emulator_that_crashes_is_quoted(
 
 def test_outputs_that_are_cut_short_are_an_error() -> None:
     with pytest.raises(DeviceError, match="without all outputs"):
-        qemu._split(b"1234", artifact(ARM64).metadata.outputs)
+        qemu._split(memoryview(b"1234"), artifact(ARM64).metadata.outputs)
 
 
 def test_this_machine_runs_its_own_code(tmp_path: Path) -> None:

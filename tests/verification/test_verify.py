@@ -7,6 +7,8 @@ that faults can be put into them at will.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -34,8 +36,8 @@ class Standin:
             fault(self.model)
         self.model = expand(self.model)
 
-    def run(self, inputs):
-        return run_reference(self.model, inputs)
+    def run_many(self, samples):
+        return [run_reference(self.model, sample) for sample in samples]
 
 
 def check(
@@ -46,6 +48,34 @@ def check(
     recognition = recognize(prepared, options)
     inputs = [random_inputs(prepared.model, seed) for seed in range(samples)]
     return verify(prepared, recognition, inputs, lambda part: Standin(part, fault), "stand-in")
+
+
+def test_samples_of_any_number_of_batches_are_all_compared(
+    monkeypatch: pytest.MonkeyPatch, digits: Path
+) -> None:
+    sizes: list[int] = []
+
+    class Counting(Standin):
+        def run_many(self, samples):
+            sizes.append(len(samples))
+            results = super().run_many(samples)
+            if len(sizes) == 7:  # the whole model, fourth sample
+                results[0] = {name: value + 1000 for name, value in results[0].items()}
+            return results
+
+    prepared = prepare(digits)
+    recognition = recognize(prepared, CompileOptions())
+    inputs = [random_inputs(prepared.model, seed) for seed in range(7)]
+    module = import_module("bnn_tvm.verification.verify")
+    monkeypatch.setattr(module, "BATCH_BYTES", 1)
+    report = verify(prepared, recognition, inputs, lambda part: Counting(part, None), "stand-in")
+    assert sizes == [1] * 14
+    assert report.samples == 7 and not report.ok
+    monkeypatch.undo()
+    sizes.clear()
+    report = verify(prepared, recognition, inputs, lambda part: Counting(part, None), "stand-in")
+    assert sizes == [7, 7]
+    assert report.ok
 
 
 def initializer(model: onnx.ModelProto, node_output: str, index: int) -> onnx.TensorProto:
