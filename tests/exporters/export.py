@@ -27,7 +27,11 @@ Axes = Sequence[tuple[int, str]]
 def export(
     module: Any, example: Any, exporter: str, opset: int, axes: Axes = ()
 ) -> onnx.ModelProto:
-    """The network as ONNX; its input is `x`, its output `y`; `axes` are left open by name."""
+    """The network as ONNX; its input is `x`, its output `y`; `axes` are left open by name.
+
+    The dynamo exporter writes opset 18 or later; for older ones it converts, and where onnx has no
+    way back (no Pad of opset 13, for one) the file stays at 18.
+    """
     import torch
 
     dynamo = EXPORTERS[exporter]

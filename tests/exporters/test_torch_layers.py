@@ -284,6 +284,21 @@ def test_other_paddings_are_exact_in_the_default_mode(exporter: str, padding_val
         np.testing.assert_array_equal(got, module(torch.from_numpy(x)).numpy())
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_networks_of_other_float_types_are_binary_and_exact_too(dtype: str) -> None:
+    import torch
+
+    module = network().to(getattr(torch, dtype))
+    x = torch.randn(1, 16, 8, 8).to(getattr(torch, dtype))
+    found = find(export(module, x, "torchscript", 18), "strict")
+    assert [d.rule for d in found.decisions] == ["strict"] * 3
+    (got,) = session(expand(found.model)).run(None, {"x": x.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            got, module(x).numpy(), rtol=1e-3 if dtype == "float16" else 1e-6
+        )
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_exports_hold_standard_operators_only(exporter: str) -> None:
     import torch
