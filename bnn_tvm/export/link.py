@@ -60,12 +60,12 @@ def link_shared(
     sources: Sequence[Path],
     output: Path,
     *,
-    soname: str = "model.so",
     timeout_s: float = TIMEOUT_S,
 ) -> None:
     """Compile and link `sources` (.c, .S, .o) and the C runtime into the shared library `output`.
 
-    Only the functions of bnn_tvm.h are visible in it. The folder of `output` is the working
+    Only the functions of bnn_tvm.h are visible in it. It has no SONAME, so that an app that links
+    against it looks for the name under which it was saved. The folder of `output` is the working
     directory, so that `.incbin` finds its file. Raises `ToolchainError`.
     """
     if "android" in zig_target:
@@ -81,7 +81,7 @@ def link_shared(
     arguments = [
         "cc", "-target", zig_target, "-shared", *_C_FLAGS, *compile_flags(zig_target),
         *link_flags(zig_target), *_HARDENING,
-        "-s", "-Wl,--gc-sections", f"-Wl,-soname,{soname}", f"-Wl,--version-script,{script.name}",
+        "-s", "-Wl,--gc-sections", f"-Wl,--version-script,{script.name}",
         "-I", str(include_dir()), "-I", str(runtime_dir() / "src"),
         *(str(s) for s in compiled), *(str(s) for s in runtime_sources()),
         "-o", output.name, "-lc", "-lm",

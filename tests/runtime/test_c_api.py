@@ -32,13 +32,13 @@ def run(program: Path, folder: Path, *arguments: str) -> subprocess.CompletedPro
 @pytest.fixture(scope="module")
 def folder(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("c")
-    shutil.copy(saved, folder / "model.so")  # its soname
+    shutil.copy(saved, folder / "net.so")
     return folder
 
 
 def test_the_example_application_loads_and_runs_a_model(folder: Path) -> None:
     example = ROOT / "examples" / "c" / "main.c"
-    program = c_program(example, folder / "model.so", folder / "example", "-Werror", "-pedantic")
+    program = c_program(example, folder / "net.so", folder / "example", "-Werror", "-pedantic")
     done = run(program, folder, "2")
     assert done.returncode == 0, done.stderr
     assert "net.onnx, compiled by bnn_tvm" in done.stdout
@@ -53,7 +53,7 @@ def test_the_example_application_loads_and_runs_a_model(folder: Path) -> None:
 
 def test_every_status_of_the_api(folder: Path) -> None:
     program = c_program(
-        Path(__file__).with_name("api_check.c"), folder / "model.so", folder / "check", "-Werror"
+        Path(__file__).with_name("api_check.c"), folder / "net.so", folder / "check", "-Werror"
     )
     done = run(program, folder)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
@@ -63,15 +63,16 @@ def test_every_status_of_the_api(folder: Path) -> None:
 def test_failing_allocations_are_reported_and_leak_nothing(folder: Path) -> None:
     """Each allocation of create and the first run fails once; the rest must be freed."""
     program = folder / "alloc"
-    sources = [
-        Path(__file__).with_name("alloc_check.c"),
-        *(folder / name for name in ("model.c", "weights.S", "kernels.o")),
-        *link.runtime_sources(),
-    ]
     from tests.export.programs import artifact
 
-    for name, data in artifact(host_spec()).parts.items():
+    parts = artifact(host_spec()).parts
+    for name, data in parts.items():
         (folder / name).write_bytes(data)
+    sources = [
+        Path(__file__).with_name("alloc_check.c"),
+        *(folder / name for name in parts if name.endswith((".c", ".S", ".o"))),
+        *link.runtime_sources(),
+    ]
     wrap = [f"-Wl,--wrap={f}" for f in ("calloc", "posix_memalign", "free", "pthread_create")]
     link.link_executable(
         host_spec().zig_target,
