@@ -24,5 +24,5 @@ def recognize(prepared: Prepared, options: CompileOptions) -> Recognition:
     from bnn_tvm.recognize.rewrite import rewrite
 
     graph = Graph(prepared.model)
-    outcome = decide(graph, dict(prepared.folded), options)
+    outcome = decide(graph, prepared.folded, options, prepared.renamed)
     return Recognition(outcome.decisions, outcome.warnings, rewrite(graph, outcome.plans))

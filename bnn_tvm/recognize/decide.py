@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -37,32 +38,52 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What a decision about one layer rests on; only `layer` where it can never be binary."""
+
+    layer: Layer
+    weights: BinaryWeights | str = ""
+    operand: tuple[Operand, TwoValued] | operands.Unproven | None = None
+    evidence: modes.Evidence | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """Decisions in graph order, plans of the binary layers by output name, warnings."""
+    """Decisions in graph order, plans of the binary layers by output name, warnings.
+
+    found: what was found out about every layer, by output name.
+    """
 
     decisions: tuple[Decision, ...]
     plans: dict[str, Plan]
     warnings: tuple[str, ...]
+    found: dict[str, Found]
 
 
-def decide(graph: Graph, folded: dict[str, tuple[str, ...]], options: CompileOptions) -> Outcome:
+def decide(
+    graph: Graph,
+    folded: Mapping[str, tuple[str, ...]],
+    options: CompileOptions,
+    renamed: Mapping[str, str] | None = None,
+) -> Outcome:
     """Decide about all layers of a clean graph.
 
-    folded: op types behind each folded initializer (Prepared.folded). Raises UsageError or
+    folded: op types behind each folded initializer (Prepared.folded). renamed: names of the file
+    that are others now (Prepared.renamed): list options may use either. Raises UsageError or
     FileError for list options that are wrong.
     """
     found = layers(graph)
-    decider = _Decider(graph, folded, options, listed(options, found))
+    decider = _Decider(graph, folded, options, listed(options, found, renamed or {}))
     for layer in found:
         decider.decide(layer)
-    return Outcome(tuple(decider.decisions), decider.plans, tuple(decider.warnings))
+    return Outcome(tuple(decider.decisions), decider.plans, tuple(decider.warnings), decider.found)
 
 
 class _Decider:
     def __init__(
         self,
         graph: Graph,
-        folded: dict[str, tuple[str, ...]],
+        folded: Mapping[str, tuple[str, ...]],
         options: CompileOptions,
         forced: frozenset[str],
     ) -> None:
@@ -71,16 +92,19 @@ class _Decider:
         self.facts = Facts(graph, self.sign_zero)
         self.decisions: list[Decision] = []
         self.plans: dict[str, Plan] = {}
+        self.found: dict[str, Found] = {}
         self.warnings: list[str] = []
 
     def decide(self, layer: Layer) -> None:
         if layer.problem is not None:
+            self.found[layer.output] = Found(layer)
             self._float(layer, layer.problem)
             return
         assert layer.weights is not None
         binary = weights.factor(layer.weights)
         shown = operands.proven(self.graph, self.facts, layer)
         evidence = self._evidence(layer, binary, shown)
+        self.found[layer.output] = Found(layer, binary, shown, evidence)
         first = self.options.binarize_first or self.options.dabnn_compatible
         rule, reason = modes.choose(self.options.mode, evidence, binarize_first=first)
         implied: list[str] = []

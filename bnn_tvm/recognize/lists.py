@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,12 @@ def read_names(path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.split()))
 
 
-def listed(options: CompileOptions, layers: list[Layer]) -> frozenset[str]:
+def listed(
+    options: CompileOptions, layers: list[Layer], renamed: Mapping[str, str]
+) -> frozenset[str]:
     """Output names of the layers to be made binary by --binary-list and its like.
+
+    renamed: names that the file has for tensors which go by another name now.
 
     Raises UsageError for options that exclude one another, for names that are no layer's output
     (all at once, with near spellings), and for layers without constant weights.
@@ -61,6 +66,7 @@ def listed(options: CompileOptions, layers: list[Layer]) -> frozenset[str]:
             )
     else:
         names, where = tuple(options.binary_convs), "--binary-convs"
+    names = tuple(dict.fromkeys(renamed.get(name, name) for name in names))
     _check(names, where, layers)
     return frozenset(names)
 
@@ -69,16 +75,7 @@ def _check(names: tuple[str, ...], where: str, layers: list[Layer]) -> None:
     known = {layer.output: layer for layer in layers}
     unknown = [name for name in names if name not in known]
     if unknown:
-        near = {n: difflib.get_close_matches(n, known, n=3, cutoff=0.6) for n in unknown}
-        hints = [f"{n}: did you mean {' or '.join(found)}?" for n, found in near.items() if found]
-        if not hints:
-            shown = ", ".join(list(known)[:8]) + (", ..." if len(known) > 8 else "")
-            hints = [f"the model's layers are {shown}" if known else "the model has none"]
-        raise UsageError(
-            f"no Conv, Gemm or MatMul has the output name {', '.join(unknown)}",
-            node=where,
-            hint="; ".join(hints),
-        )
+        raise no_layer(unknown, where, known)
     for name in names:
         problem = known[name].problem
         if problem is not None:
@@ -87,3 +84,18 @@ def _check(names: tuple[str, ...], where: str, layers: list[Layer]) -> None:
                 node=where,
                 hint="take it off the list",
             )
+
+
+def no_layer(unknown: Iterable[str], where: str, known: Iterable[str]) -> UsageError:
+    """The error for names that are no layer's output, with near spellings of those there are."""
+    unknown, known = list(unknown), list(known)
+    near = {n: difflib.get_close_matches(n, known, n=3, cutoff=0.6) for n in unknown}
+    hints = [f"{n}: did you mean {' or '.join(found)}?" for n, found in near.items() if found]
+    if not hints:
+        shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+        hints = [f"the model's layers are {shown}" if known else "the model has none"]
+    return UsageError(
+        f"no Conv, Gemm or MatMul has the output name {', '.join(unknown)}",
+        node=where,
+        hint="; ".join(hints),
+    )
