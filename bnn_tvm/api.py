@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bnn_tvm.frontend import Prepared
     from bnn_tvm.measure import BenchReport
     from bnn_tvm.recognize import Decision, Recognition
+    from bnn_tvm.recognize.explain import Explanation
     from bnn_tvm.runtime import Model
     from bnn_tvm.verification import VerifyReport
 
@@ -316,6 +317,29 @@ def inspect(path: str | Path, options: CompileOptions | None = None) -> Inspecti
     return inspection.of_onnx(
         prepared, inputs, outputs, recognition.decisions, recognition.warnings, options.mode
     )
+
+
+def explain(
+    model: str | Path | onnx.ModelProto, name: str, options: CompileOptions | None = None
+) -> Explanation:
+    """The evidence behind the decision about the layer of an ONNX model with output `name`.
+
+    Raises
+    ------
+    UsageError: no layer has that output, or `model` is a compiled one. Those of `compile_model`.
+    """
+    from bnn_tvm.frontend import prepare
+    from bnn_tvm.recognize.explain import explain as explain_layer
+
+    if isinstance(model, str | Path) and Path(model).suffix in (".so", ".dab"):
+        raise UsageError(
+            "a compiled model no longer holds the evidence for its decisions",
+            node=str(model),
+            hint="give the .onnx file that it was compiled from",
+        )
+    options = options or CompileOptions()
+    prepared = prepare(model, batch=options.batch, shapes=dict(options.shapes))
+    return explain_layer(prepared, options, name)
 
 
 def include_dir() -> Path:

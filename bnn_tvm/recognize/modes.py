@@ -70,6 +70,14 @@ def failing(rule: Rule, e: Evidence, *, binarize_first: bool) -> str | None:
     return None
 
 
+def failing_with_all_before(rule: Rule, e: Evidence, *, binarize_first: bool) -> str | None:
+    """`failing`, but None also where a stricter mode, which each contains, makes it binary."""
+    for earlier in ORDER[: ORDER.index(rule)]:
+        if failing(earlier, e, binarize_first=binarize_first) is None:
+            return None
+    return failing(rule, e, binarize_first=binarize_first)
+
+
 def _strict(e: Evidence, *, zeros_matter: bool = True) -> str | None:
     if not e.proven:
         return f"weights are +-1 but the input is {e.input}{_lost(e)}"

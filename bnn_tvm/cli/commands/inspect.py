@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 @click.command("inspect")
 @click.argument("file", type=click.Path(path_type=Path), required=False, metavar="[FILE]")
 @click.option("--include-dir", is_flag=True, help="Print the folder of bnn_tvm.h and exit.")
+@click.option("--explain", metavar="NAME", help="Show the evidence about one layer of an .onnx.")
 @compile_flags
 @output_flags
-def command(file: Path | None, include_dir: bool, as_json: bool, **flags: Any) -> None:
+def command(
+    file: Path | None, include_dir: bool, explain: str | None, as_json: bool, **flags: Any
+) -> None:
     """Show what is in a FILE.dab, FILE.so or FILE.onnx.
 
     Of an ONNX file it shows, without compiling, what compile would decide with the same flags.
@@ -30,6 +33,7 @@ def command(file: Path | None, include_dir: bool, as_json: bool, **flags: Any) -
     Examples:
       bnn-tvm inspect model.dab
       bnn-tvm inspect --strict model.onnx
+      bnn-tvm inspect model.onnx --explain conv2_output
       cc app.c -I "$(bnn-tvm inspect --include-dir)" model.so
     """
     if include_dir:
@@ -43,6 +47,16 @@ def command(file: Path | None, include_dir: bool, as_json: bool, **flags: Any) -
     if file is None:
         raise UsageError("no file to inspect", node="FILE", hint="give a .dab, .so or .onnx file")
     options = options_from(flags)
+    if explain is not None:
+        from bnn_tvm.api import explain as explain_layer
+        from bnn_tvm.cli.evidence import as_dict, show_explanation
+
+        explanation = explain_layer(file, explain, options)
+        if as_json:
+            print_json(as_dict(explanation))
+        else:
+            show_explanation(explanation)
+        return
     from bnn_tvm.api import inspect
 
     inspection = inspect(file, options)
