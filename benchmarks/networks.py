@@ -2,15 +2,17 @@
 
     python -m benchmarks.networks --out DIR
 
-writes ``bireal18.onnx`` and ``quicknet.onnx``: the structures of Bi-Real-Net-18 (Liu et al., ECCV
-2018) and QuickNet (Bannink et al., MLSys 2021, as larq-zoo builds it), untrained.
+writes ``bireal18.onnx``, ``quicknet.onnx`` and ``reactnet_a.onnx``: the structures of
+Bi-Real-Net-18 (Liu et al., ECCV 2018), QuickNet (Bannink et al., MLSys 2021, as larq-zoo builds it)
+and ReActNet-A (Liu et al., ECCV 2020), untrained.
 
 A binary network with random weights is chaotic: one sign that falls differently because a float
 sum was rounded in another order changes every later layer, and an end-to-end comparison then says
 nothing. So all weights, batch-norm factors and inputs are small multiples of powers of two:
 float32 sums before the head are then exact in whatever order they are taken, and a correct compiler
 agrees with onnxruntime on every sign. No sign is ever taken of zero: the float layers put every
-shortcut on odd multiples of a power of two that is finer than what the binary layers add to it.
+shortcut on odd multiples of a power of two that is finer than what the binary layers add to it; in
+ReActNet-A the shifts before the signs do.
 """
 
 from __future__ import annotations
@@ -71,13 +73,17 @@ class Builder:
         )  # fmt: skip
 
     def binary_conv(
-        self, name: str, x: str, co: int, stride: int = 1, one_padded: bool = False
-    ) -> str:
-        """Sign and 3x3 convolution: zero padding and +-alpha weights, or +1 padding and +-1."""
+        self, name: str, x: str, co: int, stride: int = 1, one_padded: bool = False, k: int = 3,
+        signs: str = "",
+    ) -> str:  # fmt: skip
+        """Sign and k x k convolution: zero padding and +-alpha weights, or +1 padding and +-1.
+
+        With `signs` these are convolved instead, and are not made.
+        """
         ci = self.channels[x]
-        signs = self.rng.choice(np.array([-1, 1], np.float32), (co, ci, 3, 3))
-        s = self.node("Sign", f"{name}.sign", [x])
-        pads = [1, 1, 1, 1]
+        weights = self.rng.choice(np.array([-1, 1], np.float32), (co, ci, k, k))
+        s = signs or self.node("Sign", f"{name}.sign", [x])
+        pads = [k // 2] * 4
         if one_padded:
             widths = self.constant(f"{name}.pads", np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
             value = self.constant(f"{name}.pad_value", np.array(1, np.float32))
@@ -85,12 +91,27 @@ class Builder:
             pads = [0, 0, 0, 0]
         else:
             alpha = self.rng.choice(np.array([1, 0.5], np.float32), (co, 1, 1, 1))
-            signs = signs * alpha * np.float32(2.0 ** -spread(ci * 9))
-        weight = self.constant(f"{name}.weight", signs.astype(np.float32))
+            weights = weights * alpha * np.float32(2.0 ** -spread(ci * k * k))
+        weight = self.constant(f"{name}.weight", weights.astype(np.float32))
         return self.node(
             "Conv", name, [s, weight], co,
-            kernel_shape=[3, 3], strides=[stride] * 2, pads=pads, group=1,
+            kernel_shape=[k, k], strides=[stride] * 2, pads=pads, group=1,
         )  # fmt: skip
+
+    def shift(self, name: str, x: str, mean: float = 0.0) -> str:
+        """A bias per channel around `mean`, which is added to multiples of 1/8."""
+        bias = mean + self.rng.randint(-2, 3, (1, self.channels[x], 1, 1)) / 8
+        return self.node("Add", name, [x, self.constant(f"{name}.bias", bias.astype(np.float32))])
+
+    def rprelu(self, name: str, x: str) -> str:
+        """ReActNet's RPReLU: shift, PReLU, shift.
+
+        Slopes are 0 or 1 so that no result needs more bits; the second shift keeps signs balanced.
+        """
+        x = self.shift(f"{name}.before", x)
+        slope = (self.rng.rand(self.channels[x], 1, 1) < 0.3).astype(np.float32)
+        x = self.node("PRelu", f"{name}.prelu", [x, self.constant(f"{name}.slope", slope)])
+        return self.shift(f"{name}.after", x, mean=-0.25)
 
     def batch_norm(
         self, name: str, x: str, exponent: int, mean: float = 0.0, odd: int | None = None
@@ -221,7 +242,47 @@ def quicknet(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelP
     return net.model(net.node("Softmax", "head.softmax", [dense], axis=1))
 
 
-NETWORKS: dict[str, Callable[..., onnx.ModelProto]] = {"bireal18": bireal18, "quicknet": quicknet}
+def reactnet_a(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelProto:
+    """ReActNet-A: MobileNet's thirteen blocks of a 3x3 and a 1x1 convolution, both binary.
+
+    Shifts per channel stand before every sign and around every PReLU. Where channels double, two
+    1x1 convolutions read the same signs, and their results are concatenated.
+    """
+    net = Builder("reactnet_a", size, seed)
+    fine = 2.0**-18  # finer than all results, so that no sign is of zero
+    x = net.float_conv("stem.conv", "input", 32, k=3, stride=2, pads=[1] * 4)
+    x = net.batch_norm("stem.bn", x, exponent=2, odd=8)
+    blocks = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)]
+    blocks += [(512, 1)] * 5 + [(1024, 2), (1024, 1)]
+    for index, (co, stride) in enumerate(blocks, start=1):
+        name = f"block{index}"
+        ci = net.channels[x]
+        moved = net.shift(f"{name}.move1", x, mean=fine)
+        y = net.batch_norm(
+            f"{name}.bn1", net.binary_conv(f"{name}.conv1", moved, ci, stride), exponent=0
+        )
+        if stride == 2:
+            x = net.node("AveragePool", f"{name}.down", [x], kernel_shape=[2, 2], strides=[2, 2])
+        x = net.rprelu(f"{name}.act1", net.node("Add", f"{name}.add1", [y, x]))
+        signs = net.node("Sign", f"{name}.conv2.sign", [net.shift(f"{name}.move2", x, mean=fine)])
+        halves = []
+        for half in range(co // ci):
+            part = f"{name}.conv2.{half}"
+            y = net.binary_conv(part, x, ci, k=1, signs=signs)
+            y = net.batch_norm(f"{part}.bn", y, exponent=0)
+            halves.append(net.node("Add", f"{part}.add", [y, x]))
+        x = halves[0]
+        if len(halves) > 1:
+            x = net.node("Concat", f"{name}.concat", halves, co, axis=1)
+        x = net.rprelu(f"{name}.act2", x)
+    return net.model(net.head(x, classes))
+
+
+NETWORKS: dict[str, Callable[..., onnx.ModelProto]] = {
+    "bireal18": bireal18,
+    "quicknet": quicknet,
+    "reactnet_a": reactnet_a,
+}
 
 
 def sample_input(model: onnx.ModelProto, seed: int = 0) -> np.ndarray:
