@@ -24,6 +24,7 @@ from bnn_tvm.importer.pool import read_pool
 from bnn_tvm.importer.value import Bits, Value
 from bnn_tvm.passes.graph import BNN_DOMAIN, constant, only_user, shape_of
 from topi_ext import threshold
+from topi_ext.isa import isa_of
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
 from topi_ext.words import max_pool_words, negate_channels
@@ -65,6 +66,8 @@ def as_bits(
     )
     if not (np.isfinite(scale).all() and np.isfinite(offset).all()):
         return None
+    if isa_of(b.target) == "neon32":
+        return None  # its vectors flush denormals, as the integers here would not
     way = _way(b, node, p)
     if way is None or threshold.refusal(kernel, p, way.word_bits) is not None:
         return None
@@ -95,10 +98,7 @@ def as_bits(
 
 def rounds_once(b: Builder) -> bool:
     """Whether the target computes scale * x + offset with one rounding: TVM lets LLVM fuse them."""
-    arch = str(b.target.attrs.get("mtriple", "")).split("-")[0]
-    if arch in ("aarch64", "arm64"):
-        return True
-    return target_has_features(["vfp4" if arch.startswith("arm") else "fma"], b.target)
+    return isa_of(b.target) == "neon" or target_has_features(["fma"], b.target)
 
 
 def follow(b: Builder, node: ir.Node, data: Value) -> Value | None:

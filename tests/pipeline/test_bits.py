@@ -168,6 +168,17 @@ def test_groups_of_the_reader(
         assert bool(writes_words(program)) == (channels // 2 % 8 == 0)
 
 
+@pytest.mark.parametrize("name", ("two layers", "pools on both sides"))
+def test_bits_equal_floats_without_fused_arithmetic(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = resolve(CompileOptions(target="x86_64", mcpu="x86-64"))
+    if not resolve(CompileOptions()).triple.startswith("x86_64"):
+        pytest.skip("needs x86-64")
+    program, _ = both(parse(BODIES[name], arrays(13, 4)), plain, monkeypatch)
+    assert "y1" in writes_words(program)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_values_stay_floats_where_somebody_needs_them(
     name: str, spec: TargetSpec, monkeypatch: pytest.MonkeyPatch
