@@ -1,17 +1,24 @@
-"""Whole networks: bnn_tvm on this machine against onnxruntime fp32, in one run.
+"""Whole networks: bnn_tvm on this machine against onnxruntime fp32 and int8, in one run.
 
-    python -m benchmarks.models [--threads N] [--layers] [--json]
+    python -m benchmarks.models [--threads N] [--layers] [--plot FILE.png] [--json]
 
 Each network of benchmarks.networks is compiled for the host, its result is compared with
 onnxruntime's, and then both are timed in turns: a block of runs of one, a block of runs of the
 other, and so on, so that a change of clock or load meets both. The first run of a block is thrown
 away, because caches then hold what the other one left.
+
+With several threads bnn_tvm is also timed on one, in the same turns. int8 is onnxruntime's static
+quantisation of the same float graph, calibrated with random inputs: a time to compare with, whose
+results mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib.util
 import json
+import logging
 import os
 import platform
 import sys
@@ -20,12 +27,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
 from benchmarks.networks import NETWORKS, count_macs, sample_input
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 BLOCK = 8
 WARM_UP = 3
@@ -59,12 +69,20 @@ class Result:
     same_top1: bool
     bnn_tvm: Times
     onnxruntime: Times
+    onnxruntime_int8: Times
     speedup: float
+    speedup_int8: float
+    one_thread: Times | None
     layers: list[dict[str, Any]]
 
     @property
     def agrees(self) -> bool:
         return self.max_rel_error <= TOLERANCE and self.same_top1
+
+    @property
+    def scaling(self) -> float | None:
+        """How many times as fast as on one thread, by minima; None where there was one."""
+        return self.one_thread.min_ms / self.bnn_tvm.min_ms if self.one_thread else None
 
 
 def onnxruntime_runner(model: onnx.ModelProto, threads: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -78,6 +96,35 @@ def onnxruntime_runner(model: onnx.ModelProto, threads: int) -> Callable[[np.nda
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return lambda x: np.asarray(session.run(["output"], {"input": x})[0])
+
+
+def quantized(model: onnx.ModelProto, samples: int = 4) -> onnx.ModelProto:
+    """`model` in 8 bits as onnxruntime quantises it: per channel, calibrated with random inputs."""
+    from onnxruntime import quantization
+
+    class Random(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = [{"input": sample_input(model, seed)} for seed in range(samples)]
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return self.left.pop() if self.left else None
+
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # it suggests its preprocessing, for accuracy
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "int8.onnx"
+            quantization.quantize_static(
+                model,
+                path,
+                Random(),
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )
+            return onnx.load(path)
+    finally:
+        logging.getLogger().setLevel(level)
 
 
 def time_in_turns(runners: list[Callable[[], object]], repeat: int) -> list[Times]:
@@ -110,16 +157,23 @@ def measure(name: str, size: int, threads: int, repeat: int, layers: bool) -> Re
     proto = NETWORKS[name](size=size)
     x = sample_input(proto)
     reference = onnxruntime_runner(proto, threads)
+    int8 = onnxruntime_runner(quantized(proto), threads)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         compiled = bnn_tvm.compile_model(proto, target="host")
         compiled.save(str(Path(folder) / name))
         compile_s = time.perf_counter() - start
         model = bnn_tvm.load(str(Path(folder) / f"{name}.so"), threads=threads)
+        runners: list[Callable[[], object]] = [
+            lambda: model.run({"input": x}),
+            lambda: reference(x),
+            lambda: int8(x),
+        ]
+        if threads > 1:
+            single = bnn_tvm.load(str(Path(folder) / f"{name}.so"), threads=1)
+            runners.append(lambda: single.run({"input": x}))
         ours, theirs = model.run({"input": x})["output"], reference(x)
-        our_times, their_times = time_in_turns(
-            [lambda: model.run({"input": x}), lambda: reference(x)], repeat
-        )
+        times = time_in_turns(runners, repeat)
         profile = per_layer(model, x) if layers else []
     binary, floating = count_macs(proto)
     return Result(
@@ -129,9 +183,12 @@ def measure(name: str, size: int, threads: int, repeat: int, layers: bool) -> Re
         compile_s=compile_s,
         max_rel_error=relative_error(ours, theirs),
         same_top1=bool(ours.argmax() == theirs.argmax()),
-        bnn_tvm=our_times,
-        onnxruntime=their_times,
-        speedup=their_times.median_ms / our_times.median_ms,
+        bnn_tvm=times[0],
+        onnxruntime=times[1],
+        onnxruntime_int8=times[2],
+        speedup=times[1].median_ms / times[0].median_ms,
+        speedup_int8=times[2].median_ms / times[0].median_ms,
+        one_thread=times[3] if threads > 1 else None,
         layers=profile,
     )
 
@@ -150,10 +207,11 @@ def show(results: list[Result], threads: int) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=110)
+        console = Console(width=130)
     console.print(
         f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}, "
-        f"onnxruntime {onnxruntime.__version__} fp32; medians, milliseconds a run",
+        f"onnxruntime (ort) {onnxruntime.__version__}; medians, milliseconds a run; "
+        f"{datetime.date.today()}, load {os.getloadavg()[0]:.1f}",
         highlight=False,
     )
     if os.getloadavg()[0] > 1.5:
@@ -161,22 +219,25 @@ def show(results: list[Result], threads: int) -> None:
             f"[yellow]the machine is busy (load {os.getloadavg()[0]:.1f})", highlight=False
         )
     table = Table("network", "GMAC binary + float", box=SIMPLE)
-    for head in ("bnn_tvm", "min", "p95", "onnxruntime", "min", "p95", "ratio", "error", "compile"):
+    heads = ["bnn_tvm", "min", "p95", "ort fp32", "min", "ratio", "ort int8", "min", "ratio"]
+    for head in (*heads, "error", "compile"):
         table.add_column(head, justify="right")
     for r in results:
         table.add_row(
             r.network,
             f"{r.binary_macs / 1e9:.2f} + {r.float_macs / 1e9:.2f}",
             *(f"{ms:.2f}" for ms in (r.bnn_tvm.median_ms, r.bnn_tvm.min_ms, r.bnn_tvm.p95_ms)),
-            *(
-                f"{ms:.1f}"
-                for ms in (r.onnxruntime.median_ms, r.onnxruntime.min_ms, r.onnxruntime.p95_ms)
-            ),
+            *(f"{ms:.1f}" for ms in (r.onnxruntime.median_ms, r.onnxruntime.min_ms)),
             f"{r.speedup:.1f}x",
+            *(f"{ms:.1f}" for ms in (r.onnxruntime_int8.median_ms, r.onnxruntime_int8.min_ms)),
+            f"{r.speedup_int8:.1f}x",
             f"{r.max_rel_error:.1e}" + ("" if r.agrees else " WRONG"),
             f"{r.compile_s:.1f} s",
         )
     console.print(table)
+    if threads > 1:
+        show_threads(results, threads, console)
+    console.print("OpenVINO's BinaryConvolution: not measured", highlight=False)
     for r in results:
         if not r.layers:
             continue
@@ -196,6 +257,43 @@ def show(results: list[Result], threads: int) -> None:
         console.print(layers)
 
 
+def show_threads(results: list[Result], threads: int, console: Console) -> None:
+    """Print how bnn_tvm's times on several threads compare with those on one."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table("network", box=SIMPLE, title="bnn_tvm, minima in milliseconds")
+    for head in ("1 thread", f"{threads} threads", "ratio"):
+        table.add_column(head, justify="right")
+    for r in results:
+        if r.one_thread is not None:
+            ratio = f"{r.scaling:.2f}x"
+            table.add_row(r.network, f"{r.one_thread.min_ms:.2f}", f"{r.bnn_tvm.min_ms:.2f}", ratio)
+    console.print(table)
+
+
+def plot(results: list[Result], threads: int, path: Path) -> None:
+    """Draw the medians as bars, one group a network, into a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2 + 2 * len(results), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    sides = ("bnn_tvm", "onnxruntime_int8", "onnxruntime")
+    for index, side in enumerate(sides):
+        times = [getattr(r, side).median_ms for r in results]
+        places = [group + (index - 1) * 0.27 for group in range(len(results))]
+        bars = axes.bar(places, times, 0.25, label=side.replace("_", " ", side.count("_int8")))
+        axes.bar_label(bars, fmt="%.1f", fontsize=8)
+    axes.set_xticks(range(len(results)), [r.network for r in results])
+    axes.set_ylabel("milliseconds a run (median)")
+    axes.set_yscale("log")
+    axes.set_title(f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}", fontsize=9)
+    axes.legend()
+    figure.savefig(path, format="png", dpi=150)
+
+
 def cpu_name() -> str:
     """What the processor calls itself."""
     try:
@@ -210,18 +308,23 @@ def cpu_name() -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=sorted(NETWORKS), help="measure one network")
-    parser.add_argument("--threads", type=int, default=1, help="of both (default 1)")
+    parser.add_argument("--threads", type=int, default=1, help="of all (default 1)")
     parser.add_argument("--repeat", type=int, default=48, help="timed runs of each, at least")
     parser.add_argument("--size", type=int, default=224, help="height and width of the input")
     parser.add_argument("--layers", action="store_true", help="also show the time of each layer")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the times into a PNG file")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     args = parser.parse_args(argv)
+    if args.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install '.[bench]'")
     results = [
         measure(name, args.size, args.threads, args.repeat, args.layers)
         for name in ([args.only] if args.only else NETWORKS)
     ]
+    if args.plot:
+        plot(results, args.threads, args.plot)
     if args.json:
-        networks = [{**asdict(r), "agrees": r.agrees} for r in results]
+        networks = [{**asdict(r), "agrees": r.agrees, "scaling": r.scaling} for r in results]
         print(json.dumps({"cpu": cpu_name(), "threads": args.threads, "networks": networks}))
     else:
         show(results, args.threads)

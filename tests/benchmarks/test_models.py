@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from benchmarks import models
@@ -34,16 +37,18 @@ def test_error_is_relative_to_the_largest_value() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bireal18", "quicknet"])
+@pytest.mark.parametrize(
+    ("name", "convs"), [("bireal18", 16), ("quicknet", 16), ("reactnet_a", 30)]
+)
 def test_compiled_network_agrees_with_onnxruntime(
-    name: str, capsys: pytest.CaptureFixture[str]
+    name: str, convs: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert models.main(["--only", name, "--size", "96", "--repeat", "1", "--layers", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)["networks"][0]
     assert result["agrees"] is True
     assert result["max_rel_error"] < models.TOLERANCE
     kinds = [layer["kind"] for layer in result["layers"]]
-    assert kinds.count("binary-conv") == 16
+    assert kinds.count("binary-conv") == convs
 
 
 @pytest.mark.parametrize(("error", "same_top1"), [(1e-2, True), (0.0, False), (np.nan, True)])
@@ -54,7 +59,58 @@ def test_a_wrong_result_is_said_and_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     times = models.Times(1.0, 1.0, 1.0)
-    wrong = models.Result("quicknet", 1, 1, 1.0, error, same_top1, times, times, 1.0, [])
+    wrong = models.Result(
+        "quicknet", 1, 1, 1.0, error, same_top1, times, times, times, 1.0, 1.0, None, []
+    )
     monkeypatch.setattr(models, "measure", lambda *_: wrong)
     assert models.main(["--only", "quicknet"]) == 1
     assert "WRONG" in capsys.readouterr().out
+
+
+def _result(**fields: object) -> models.Result:
+    times = models.Times(1.0, 2.0, 3.0)
+    values = dict.fromkeys(("bnn_tvm", "onnxruntime", "onnxruntime_int8"), times)
+    numbers = dict.fromkeys(("binary_macs", "float_macs", "compile_s", "max_rel_error"), 0.0)
+    other = {"speedup": 1.0, "speedup_int8": 1.0, "one_thread": None, "layers": []}
+    start = {"network": "quicknet", "same_top1": True, **values, **numbers, **other}
+    return models.Result(**{**start, **fields})  # type: ignore[arg-type]
+
+
+def test_threads_are_compared_with_one_by_minima(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = _result(one_thread=models.Times(1.9, 9.0, 9.0))
+    monkeypatch.setattr(models, "measure", lambda *_: result)
+    assert models.main(["--only", "quicknet", "--threads", "2"]) == 0
+    assert "1.90x" in capsys.readouterr().out
+    assert _result().scaling is None
+
+
+def test_the_quantised_network_convolves_in_eight_bits() -> None:
+    model = models.quantized(models.NETWORKS["quicknet"](size=32), samples=1)
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    producers = {node.output[0]: node for node in model.graph.node}
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(convs) == 25
+    for conv in convs:
+        source, weight = (producers[name] for name in conv.input[:2])
+        assert source.op_type == weight.op_type == "DequantizeLinear"
+        assert types[weight.input[0]] == onnx.TensorProto.INT8
+
+
+def test_a_plot_is_a_png(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib, from the extra bench")
+    monkeypatch.setattr(models, "measure", lambda *_: _result())
+    path = tmp_path / "times.png"
+    assert models.main(["--only", "quicknet", "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_without_matplotlib_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as caught:
+        models.main(["--plot", str(tmp_path / "times.png")])
+    assert caught.value.code == 2
+    assert "pip install '.[bench]'" in capsys.readouterr().err
