@@ -44,6 +44,7 @@ BLOCK = 16  # channels of one vector of index bytes
 BLOCKS = 8  # vectors of a tile: two sums each in half of the registers
 STEPS = 17  # most steps before a byte overflows
 STRIP = 8  # most pixel pairs whose counters are kept while a chunk of weights is used
+UNROLLED = 2  # most steps of a small tile in one copy of the loop body
 NO_GROUP = 0xFF  # index byte for which TBL answers 0
 PARALLEL_MACS = 2_000_000
 
@@ -56,8 +57,10 @@ def lookup_tables() -> np.ndarray:
 
 
 def pack_weights(weights: np.ndarray, params: ConvParams) -> tuple[np.ndarray, ...]:
-    """Index bytes of inverted bits uint8 [groups*blocks, rows, steps, 3, 16], the look-up tables,
-    and the border table of zero padding. weights: int8 +-1 [co, ci/groups, kh, kw].
+    """Index bytes of inverted bits uint8 [.., 16], the look-up tables, and the border table of zero
+    padding. weights: int8 +-1 [co, ci/groups, kh, kw].
+
+    The index bytes lie in the order of use, [group, tile][row, step, 3, vector of the tile, 16].
     """
     p = params
     plan = TblPlan.of(p)
@@ -71,8 +74,14 @@ def pack_weights(weights: np.ndarray, params: ConvParams) -> tuple[np.ndarray, .
     index = index.reshape(p.groups, p.cog, plan.rows, plan.row_groups)
     out = np.full((p.groups, blocks * BLOCK, plan.rows, plan.steps * STEP), NO_GROUP, np.uint8)
     out[:, : p.cog, :, : plan.row_groups] = index
-    out = out.reshape(p.groups * blocks, BLOCK, plan.rows, plan.steps, STEP)
-    packed = np.ascontiguousarray(out.transpose(0, 2, 3, 4, 1))
+    out = out.reshape(p.groups, blocks, BLOCK, plan.rows, plan.steps, STEP)
+    out = out.transpose(0, 3, 4, 5, 1, 2)
+    tiles = [
+        out[g, ..., b : b + BLOCKS, :].reshape(-1, BLOCK)
+        for g in range(p.groups)
+        for b in range(0, blocks, BLOCKS)
+    ]
+    packed = np.concatenate(tiles)
     return (packed, lookup_tables(), *border_table(weights, p))
 
 
@@ -87,6 +96,7 @@ def compute(
     p = params
     plan = TblPlan.of(p)
     blocks = -(-p.cog // BLOCK)
+    per_block = plan.rows * plan.steps * STEP
     ky = te.reduce_axis((0, plan.rows), "ky")
     step = te.reduce_axis((0, plan.steps), "step")
     i = te.reduce_axis((0, STEP), "i")
@@ -96,10 +106,13 @@ def compute(
     def agreeing(n: Any, y: Any, x: Any, c: Any) -> Any:
         g, o = c // p.cog, c % p.cog
         row, column, second = plan.locate(n, y, x)
-        index = weights[g * blocks + o // BLOCK, ky, step, i, o % BLOCK]
+        tile = o // (BLOCK * BLOCKS) * BLOCKS
+        vectors = tirx.min(BLOCKS, blocks - tile)
+        place = ((ky * plan.steps + step) * STEP + i) * vectors + o // BLOCK - tile
+        index = weights[(g * blocks + tile) * per_block + place, o % BLOCK]
         offset = pairs[g, row + ky * plan.row_stride, column + step * STEP + i]
-        place = index & tirx.const(TABLE - 1, "uint8")
-        entry = tables[offset.astype("int32") + place.astype("int32")].astype("int32")
+        low = index & tirx.const(TABLE - 1, "uint8")
+        entry = tables[offset.astype("int32") + low.astype("int32")].astype("int32")
         found = tirx.Select(index < NO_GROUP, (entry >> (second * 4).astype("int32")) & 15, 0)
         return add(found.astype("int16"), axis=[ky, step, i])
 
@@ -132,7 +145,7 @@ class _Writer:
         self.params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
         self.plan = TblPlan.of(self.params)
         by_rank = {len(buffer.ty.shape): buffer for buffer in epilogue.reads}
-        self.pairs, self.weights, self.tables = by_rank[3], by_rank[5], by_rank[1]
+        self.pairs, self.weights, self.tables = by_rank[3], by_rank[2], by_rank[1]
         self.blocks = -(-self.params.cog // BLOCK)
         per_row = self.plan.pairs if self.plan.gathered else self.plan.pairs_per_row
         part = divisor(per_row, STRIP)
@@ -179,7 +192,9 @@ class _Writer:
         def chunk(ky: Any, c: Any) -> Stmt:
             body: list[Stmt] = []
             begin = let("begin", c * plan.steps // chunks, body)
-            steps = let("steps", (c + 1) * plan.steps // chunks - begin, body)
+            steps: Any = plan.steps // chunks
+            if plan.steps % chunks:
+                steps = let("steps", (c + 1) * plan.steps // chunks - begin, body)
             args = (group, block, vectors, ky, begin, steps)
             one = lambda pair: self._chunk(counts, pair, first + pair, *args)  # noqa: E731
             body.append(loop(size, one, "pair"))
@@ -214,14 +229,14 @@ class _Writer:
         stmts: list[Stmt] = []
         # all and high of every block of channels, in registers
         sums = local("sums", (vectors * 2 * BLOCK,), "uint8", stmts)
-        for v in range(2 * vectors):
-            stmts.append(vstore(sums, splat(0, "uint8x16"), [v * BLOCK], BLOCK))
         row, column = plan.locate_pair(pair)
         column = let("column", column + begin * STEP, stmts)
         row = let("row", row + ky * plan.row_stride, stmts)
-        base = let("base", group * self.blocks + block, stmts)
+        base = (group * self.blocks + block) * (plan.rows * plan.steps * STEP)
+        first = ((ky * plan.steps + begin) * STEP) * vectors
+        base = let("base", base + first, stmts)
 
-        def step(s: Any) -> Stmt:
+        def step(s: Any, is_first: bool = False) -> Stmt:
             body: list[Stmt] = []
             found = []
             for i in range(STEP):
@@ -232,17 +247,32 @@ class _Writer:
                 found.append((low, high))
             for v in range(vectors):
                 a, b, c = (
-                    _tbl(*found[i], vload(self.weights, [base + v, ky, begin + s, i, 0], BLOCK))
+                    _tbl(
+                        *found[i],
+                        vload(self.weights, [base + (s * STEP + i) * vectors + v, 0], BLOCK),
+                    )
                     for i in range(STEP)
                 )
                 t = let("t", a + b + c, body)
                 at = 2 * v * BLOCK
                 for place, value in ((at, t), (at + BLOCK, t >> splat(4, "uint8x16"))):
-                    old = vload(sums, [place], BLOCK)
-                    body.append(vstore(sums, old + value, [place], BLOCK))
+                    if not is_first:
+                        value = vload(sums, [place], BLOCK) + value
+                    body.append(vstore(sums, value, [place], BLOCK))
             return seq(body)
 
-        stmts.append(loop(steps, step, "s"))
+        # The first step sets the sums: neither zeros nor an addition to them.
+        stmts.append(step(0, is_first=True))
+        copies = 1
+        if isinstance(steps, int) and steps > 1:
+            # More vectors fill the registers: LLVM then spills addresses across copies.
+            copies = divisor(steps - 1, UNROLLED if vectors <= BLOCKS // 2 else 1)
+        turns = (steps - 1) // copies if isinstance(steps, int) else steps - 1
+
+        def turn(s: Any) -> Stmt:
+            return seq(step(s * copies + (i + 1)) for i in range(copies))
+
+        stmts.append(loop(turns, turn, "s"))
         for v in range(vectors):
             at = 2 * v * BLOCK
             high = let("high", vload(sums, [at + BLOCK], BLOCK), stmts)

@@ -128,7 +128,8 @@ def _vector_loops(
                 loads = [tirx.BufferLoad(packed, [*place, g * cw + j]) for place in places]
                 p, q = (let("bits", _low_half(load), inner) for load in loads)
                 for half in (0, 1):
-                    value = _fields(p, half, GROUP) | _fields(q, half, 2 * GROUP)
+                    value = _insert(_fields(p, half, GROUP), _fields(q, half, 0), 2 * GROUP)
+                    value = value & splat((TABLE * TABLE - 1) * TABLE, "uint16x8")
                     at = x * depth + j * PER_WORD + half * 8
                     inner.append(vstore(offsets, value, [g, r, at], 8))
                 return seq(inner)
@@ -148,7 +149,9 @@ def _low_half(word: Any) -> Any:
 
 
 def _fields(word: Any, half: int, place: int) -> Any:
-    """uint16x8: groups 0..7 (half 0) or 8..12 of a word, each shifted to bit `place`."""
+    """uint16x8: groups 0..7 (half 0) or 8..12 of a word, each shifted to bit `place`, other bits
+    around it.
+    """
     begin = [GROUP * i for i in range(8 * half, 8 * half + 8)]
     octets = [[bit // 8, bit // 8 + 1] if bit < WORD else [255, 255] for bit in begin]
     index = bytes(min(octet, 255) for pair in octets for octet in pair)
@@ -156,10 +159,15 @@ def _fields(word: Any, half: int, place: int) -> Any:
     tbl = T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.tbl1.v16i8")
     windows = T.call_llvm_pure_intrin(tbl, word, _constant(index, "uint8x16"), dtype="uint8x16")
     ushl = T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.ushl.v8i16")
-    moved = T.call_llvm_pure_intrin(
+    return T.call_llvm_pure_intrin(
         ushl, bitcast(windows, "uint16x8"), _constant(shifts, "uint16x8"), dtype="uint16x8"
     )
-    return moved & splat((TABLE - 1) << place, "uint16x8")
+
+
+def _insert(low: Any, high: Any, place: int) -> Any:
+    """uint16x8: the bits of `low` below bit `place`, above them `high` shifted there."""
+    sli = T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.vsli.v8i16")
+    return T.call_llvm_pure_intrin(sli, low, high, tirx.const(place, "int32"), dtype="uint16x8")
 
 
 def _constant(octets: bytes, dtype: str) -> Any:
