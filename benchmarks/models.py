@@ -114,8 +114,10 @@ def quantized(model: onnx.ModelProto, samples: int = 4) -> onnx.ModelProto:
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "int8.onnx"
+            own = onnx.ModelProto()
+            own.CopyFrom(model)  # it moves the weights of what it is given into a file
             quantization.quantize_static(
-                model,
+                own,
                 path,
                 Random(),
                 per_channel=True,
@@ -160,7 +162,7 @@ def measure(name: str, size: int, threads: int, repeat: int, layers: bool) -> Re
     int8 = onnxruntime_runner(quantized(proto), threads)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        compiled = bnn_tvm.compile_model(proto, target="host")
+        compiled = bnn_tvm.compile_model(proto, target="host", cache=False)
         compiled.save(str(Path(folder) / name))
         compile_s = time.perf_counter() - start
         model = bnn_tvm.load(str(Path(folder) / f"{name}.so"), threads=threads)

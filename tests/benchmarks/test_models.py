@@ -87,7 +87,10 @@ def test_threads_are_compared_with_one_by_minima(
 
 
 def test_the_quantised_network_convolves_in_eight_bits() -> None:
-    model = models.quantized(models.NETWORKS["quicknet"](size=32), samples=1)
+    given = models.NETWORKS["quicknet"](size=32)
+    before = given.SerializeToString()
+    model = models.quantized(given, samples=1)
+    assert given.SerializeToString() == before
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     producers = {node.output[0]: node for node in model.graph.node}
     convs = [node for node in model.graph.node if node.op_type == "Conv"]
