@@ -90,11 +90,11 @@ def _strict(e: Evidence, *, zeros_matter: bool = True) -> str | None:
     return None
 
 
-def _moderate(e: Evidence, strict: str) -> str:
+def _moderate(e: Evidence, strict: str) -> str | None:
     if not e.proven or e.padding == "third":
         return strict
     if e.padding == "dense":
-        return strict
+        return None  # a dense layer has no padding for the Pad of -1 to vouch for
     value = "has no Pad of -1 before it"
     if e.pad_value is not None:
         value = f"is padded with {e.pad_value:g}, not -1"

@@ -239,17 +239,15 @@ def test_strict_takes_every_layer_where_the_exporter_keeps_the_sign_of_the_weigh
     exact(model, found)
 
 
-def test_the_other_modes_take_every_layer_where_the_exporter_folds_the_weights() -> None:
-    """Behind a Pad of -1 moderate does; without one the default mode; nothing is implied."""
+def test_moderate_takes_every_layer_where_the_exporter_folds_the_weights() -> None:
+    """Moderate does: a Pad of -1 is before the convs, and a dense layer needs none."""
     import torch
 
     model = export(network(), torch.randn(1, 16, 8, 8), "dynamo", 18)
     assert "Sign" not in {n.op_type for n in model.graph.node}
+    assert not any(d.binary for d in find(model, "strict").decisions)
     found = find(model, "moderate")
-    assert [d.rule for d in found.decisions] == ["moderate", "moderate", None]
-    assert "stored as +-1 constants" in found.decisions[2].reason
-    found = find(model, "aggressive")
-    assert [d.rule for d in found.decisions] == ["moderate", "moderate", "aggressive"]
+    assert [d.rule for d in found.decisions] == ["moderate"] * 3
     assert not found.warnings and not any(d.implied for d in found.decisions)
     exact(model, found)
 

@@ -26,7 +26,7 @@ def test_training_ends_in_a_library_that_answers_as_pytorch_does(
     assert script.main(["--epochs", "2", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert said.count(": binary by strict: ") == 2
-    assert said.count(": binary by aggressive: ") == 1
+    assert said.count(": binary by moderate: ") == 1
     assert said.count(": float: ") == 1
     accuracy = float(said.split("compiled: ")[1].split(" %")[0])
     assert accuracy > 75

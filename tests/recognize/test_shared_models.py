@@ -24,10 +24,10 @@ NETWORKS = {
     "trained/digits_bnn_latentw_ts13.onnx": ({"strict": 3}, 3),
     "trained/mnist_bnn_constw_ts13.onnx": ({"moderate": 4}, 3),
     "trained/mnist_bnn_latentw_ts13.onnx": ({"strict": 4}, 3),
-    "real/finn_cnvW1A1_cifar10.onnx.gz": ({"aggressive": 8}, 1),
-    "real/finn_lfcW1A1_mnist.onnx.gz": ({"aggressive": 3}, 1),
-    "real/larq_gtsrb_30x30.onnx.gz": ({"aggressive": 2}, 1),
-    "real/msakai_mlp_mnist_ts13.onnx.gz": ({"aggressive": 5}, 0),
+    "real/finn_cnvW1A1_cifar10.onnx.gz": ({"aggressive": 5, "moderate": 3}, 1),
+    "real/finn_lfcW1A1_mnist.onnx.gz": ({"moderate": 3}, 1),
+    "real/larq_gtsrb_30x30.onnx.gz": ({"aggressive": 1, "moderate": 1}, 1),
+    "real/msakai_mlp_mnist_ts13.onnx.gz": ({"moderate": 5}, 0),
     "real/qonnx_TFC_1W1A_mnist.onnx.gz": ({"strict": 4}, 0),
 }
 
