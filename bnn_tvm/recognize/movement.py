@@ -185,7 +185,8 @@ def _slice(graph, node, name, shape, facts):  # type: ignore[no-untyped-def]
     if any(a is None and i for a, i in zip(inputs, node.input[1:], strict=True)):
         return None
     starts, ends = inputs[0], inputs[1]
-    assert starts is not None and ends is not None
+    if starts is None or ends is None or any(a is not None and a.ndim != 1 for a in inputs):
+        return None
     axes = inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.arange(len(starts))
     steps = (
         inputs[3] if len(inputs) > 3 and inputs[3] is not None else np.ones(len(starts), np.int64)

@@ -177,6 +177,7 @@ class Evaluator:
         double: bool = False,
         search: bool = True,
     ) -> None:
+        _refuse_integer_division(graph, region)
         self.region = region
         self.dtype = np.float64 if double else np.float32
         self._session, self.variants, self._exact = sessions.get(
@@ -201,7 +202,11 @@ class Evaluator:
             shape[axis] = channels
         flip = axis is not None and axis < along
         feed = (x.T if flip else x).reshape(shape)
-        raw = self._session.run(None, {"x": np.ascontiguousarray(feed, self.dtype), **self._feeds})
+        feeds = {"x": np.ascontiguousarray(feed, self.dtype), **self._feeds}
+        try:
+            raw = self._session.run(None, feeds)
+        except Exception as problem:  # its errors have no base class of their own
+            raise NotEvaluable("fails for some inputs") from problem
 
         def back(y: np.ndarray) -> np.ndarray:
             y = np.broadcast_to(y, shape)
@@ -215,6 +220,15 @@ class Evaluator:
         for index, (y, exact) in enumerate(zip(raw[count:], self._exact, strict=True)):
             state += _discrete(back(y), exact) * np.int64((2 * index + 1) * 0x9E3779B97F4A7)
         return values, state
+
+
+def _refuse_integer_division(graph: Graph, region: Region) -> None:
+    """Raise NotEvaluable where integers may be divided by 0 or -1: both can end the process."""
+    for node in region.nodes:
+        if node.op_type in ("Div", "Mod") and graph.elem_type(node.output[0]) not in _FLOAT_TYPES:
+            divisor = region.constants.get(node.input[1])
+            if divisor is None or ((divisor == 0) | (divisor == -1)).any():
+                raise NotEvaluable("divides integers by what may be 0 or -1")
 
 
 def _discrete(y: np.ndarray, exact: bool) -> np.ndarray:

@@ -368,10 +368,9 @@ class Facts:
         )
         try:
             evaluate = Evaluator(graph, region, self.sessions, search=False)
+            y = evaluate(both.astype(np.float32))[0][0]
         except NotEvaluable as problem:
             return Unproven(f"{graph.describe(name)}: it {problem}")
-        values = evaluate(both.astype(np.float32))[0]
-        y = values[0]
         if not np.isfinite(y).all():
             return Unproven(f"{graph.describe(name)}, which is not finite")
         gap = np.abs(y[1] - y[0])
