@@ -29,6 +29,7 @@ from bnn_tvm.frontend.graph import (
     where,
 )
 from bnn_tvm.frontend.inline import inline_known_branches
+from bnn_tvm.frontend.isolate import try_out
 from bnn_tvm.frontend.operators import RANDOM, STATIC
 from bnn_tvm.frontend.shapes import infer
 from bnn_tvm.frontend.structure import first_lines
@@ -42,6 +43,26 @@ MAX_GROWTH_BYTES = 1 << 30
 _VALUE_SHAPED = ("NonZero", "Unique", "Compress")
 # Constants above this are fed to the session, not written into its model.
 _FEED_BYTES = 1 << 16
+# What ordinary constants are made by, and what cannot end the process whatever it reads. Anything
+# else (integers divided, the long tail of operators) is tried in a child first, at double the time.
+_HARMLESS = frozenset(
+    [
+        *("Abs", "Add", "Cast", "Clip", "Concat", "Expand", "Flatten", "Gather", "Greater", "Less"),
+        *(
+            "GreaterOrEqual",
+            "LessOrEqual",
+            "Equal",
+            "Identity",
+            "Mul",
+            "MatMul",
+            "Neg",
+            "Not",
+            "ReduceMax",
+        ),
+        *("ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Round", "Sign", "Slice"),
+        *("Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where", "ConstantOfShape"),
+    ]
+)
 _FED_DTYPES = ("float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool")
 
 Origin = dict[str, tuple[str, tuple[str, ...]]]
@@ -181,14 +202,24 @@ class Folder:
         options.intra_op_num_threads = 1
         run = ort.RunOptions()
         run.log_severity_level = 4
-        timer = threading.Timer(MAX_SECONDS, lambda: setattr(run, "terminate", True))
-        timer.daemon = True
-        try:
+
+        def compute() -> list[np.ndarray]:
+            timer = threading.Timer(MAX_SECONDS, lambda: setattr(run, "terminate", True))
+            timer.daemon = True
             session = ort.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
             timer.start()
-            return session.run(wanted, feeds, run)
+            try:
+                return session.run(wanted, feeds, run)
+            finally:
+                timer.cancel()
+
+        if any(node.op_type not in _HARMLESS for node in nodes):
+            what = "computing the constant part of the model"
+            try_out(compute, what, time_limit_s=MAX_SECONDS + 10)
+        try:
+            return compute()
         except Exception as error:  # onnxruntime raises a class of its own per status code
             raise ModelError(
                 "onnxruntime cannot compute the constant part of the model "
@@ -197,8 +228,6 @@ class Folder:
                 node=wanted[0],
                 hint="simplify the model where it is exported, or compute these constants there",
             ) from error
-        finally:
-            timer.cancel()
 
     def _constant_model(
         self, nodes: list[onnx.NodeProto], wanted: list[str]
