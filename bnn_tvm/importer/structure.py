@@ -83,9 +83,9 @@ def split(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
 def slices(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
     """Slice with constant bounds, in the order of storage; steps may be negative."""
     data = inputs[0]
-    given = [None if value is None else value.array for value in inputs[1:]]
-    if any(a is None and v is not None for a, v in zip(given, inputs[1:], strict=True)):
+    if any(value is not None and value.array is None for value in inputs[1:]):
         return generic(b, node, list(inputs))
+    given = [None if v is None or v.array is None else v.array.reshape(-1) for v in inputs[1:]]
     starts, ends, axes, steps = (*given, None, None)[:4]
     assert starts is not None and ends is not None
     axes = np.arange(len(starts)) if axes is None else axes
