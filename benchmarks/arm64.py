@@ -1,6 +1,7 @@
 """Binary convolutions for arm64: exact instruction counts and modelled cycles per layer.
 
     python -m benchmarks.arm64 [--core cortex-a72] [--json]
+    python -m benchmarks.arm64 --models
 
 builds each layer for a core, runs it under qemu-aarch64 with the counting tool armcost, checks the
 result against `topi_ext.reference`, and prints vector instructions, all instructions and modelled
@@ -10,6 +11,8 @@ measurement: no Arm hardware is involved.
 
 The figures of dabnn and of Larq Compute Engine beside them come from their own kernels, counted by
 the same tool (vector instructions; LCE without its im2col and packing).
+
+The second form does the same for whole networks (`arm64_models`) and writes docs/arm64.md.
 """
 
 from __future__ import annotations
@@ -75,6 +78,7 @@ PEERS_CYCLES = {
 MODELS = ("a53", "a55", "a72", "a76", "a710", "x1", "x3", "x4")
 CORES = ("cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76", "cortex-x1", "neoverse-n1")
 
+_DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "arm64.md"
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "tools" / "armcost" / "armcost.py"
 
 
@@ -147,6 +151,22 @@ def measure(
     return results
 
 
+def measure_models(armcost: Path, document: Path) -> int:
+    """Write the tables of whole networks. Returns 0, 1 if a result differs from onnxruntime's."""
+    from . import arm64_models
+    from .networks import NETWORKS
+
+    results = {}
+    for network in NETWORKS:
+        for core in arm64_models.CORES:
+            with tempfile.TemporaryDirectory() as folder:
+                found = arm64_models.measure(network, core, armcost, Path(folder))
+            results[network, core] = found
+            print(f"{network} for {core}: error {found[1]:.0e}", file=sys.stderr)
+    document.write_text(arm64_models.document(results), encoding="utf-8")
+    return 0 if all(error <= arm64_models.TOLERANCE for _, error in results.values()) else 1
+
+
 _MEMORY = ("vload", "vstore")
 
 
@@ -206,7 +226,9 @@ def main(argv: list[str] | None = None) -> int:
     """Command line. Returns 0, 1 if a result is wrong, 4 if a tool is missing."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--core", default="cortex-a72", help="core as LLVM names it")
-    parser.add_argument("--models", default="a72,a76,x1", help=f"of {','.join(MODELS)}")
+    parser.add_argument("--price", default="a72,a76,x1", help=f"models: of {','.join(MODELS)}")
+    parser.add_argument("--models", action="store_true", help="whole networks, into --document")
+    parser.add_argument("--document", type=Path, default=_DOCUMENT, help="what --models writes")
     parser.add_argument("--family", action="append", help="kernel families (default: all)")
     parser.add_argument("--layer", action="append", choices=list(LAYERS), help="default: all")
     parser.add_argument("--armcost", type=Path, default=_BESIDE, help="path of armcost.py")
@@ -218,10 +240,12 @@ def main(argv: list[str] | None = None) -> int:
     if missing is not None:
         print(f"error: {missing}", file=sys.stderr)
         return 4
+    if args.models:
+        return measure_models(args.armcost, args.document)
     layers = {name: LAYERS[name] for name in args.layer or LAYERS}
     rows: list[dict[str, Any]] = []
     for family in args.family or families():
-        rows += measure(layers, args.core, family, args.armcost, args.models.split(","))
+        rows += measure(layers, args.core, family, args.armcost, args.price.split(","))
     if args.json:
         print(json.dumps({"rows": rows}))
     else:

@@ -15,26 +15,45 @@ needs_armcost = pytest.mark.skipif(
     reason=arm64_program.missing_tool() or f"no armcost at {ARMCOST}",
 )
 
-# Vector instructions and all instructions per 128 MACs; exact counts, so little room is left.
-BUDGET = {"cnt": (3.1, 3.5), "tbl": (2.25, 3.8)}
+# Vector instructions and all instructions per 128 MACs. Counts are exact: a per cent is room
+# enough for another version of LLVM.
+BUDGET = {
+    "cnt": {
+        "14x14x256 k5": (3.06, 3.38),
+        "56x56x64 k3": (3.28, 3.62),
+        "28x28x128 k3": (3.16, 3.59),
+        "14x14x256 k3": (3.10, 3.46),
+        "14x14x256 k3 s2": (3.10, 3.47),
+        "7x7x512 k3": (3.07, 3.42),
+    },
+    "tbl": {
+        "14x14x256 k5": (2.05, 3.14),
+        "56x56x64 k3": (2.30, 3.75),
+        "28x28x128 k3": (2.17, 3.60),
+        "14x14x256 k3": (2.10, 3.16),
+        "14x14x256 k3 s2": (2.15, 3.33),
+        "7x7x512 k3": (2.11, 3.21),
+    },
+}
+FLOOR = {"cnt": 3.0, "tbl": 7 * 128 / 480}
+CORE = {"cnt": "cortex-a72", "tbl": "cortex-a76"}
 
 
 @needs_armcost
-def test_counts_stay_within_the_budget(capsys: pytest.CaptureFixture[str]) -> None:
-    layers = ["--layer", "14x14x256 k3 s2", "--layer", "7x7x512 k3"]
-    assert arm64.main(["--json", "--models", "a72", "--armcost", str(ARMCOST), *layers]) == 0
+@pytest.mark.parametrize("family", list(BUDGET))
+def test_counts_stay_within_the_budget(family: str, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--json", "--price", "a72", "--core", CORE[family], "--family", family]
+    assert arm64.main([*args, "--armcost", str(ARMCOST)]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert {row["layer"] for row in rows} == set(layers[1::2])
+    assert [row["layer"] for row in rows] == list(BUDGET[family])
     for row in rows:
-        vector, everything = BUDGET[row["family"]]
-        # eor, cnt and one addition are the floor of that family: less would be a wrong count.
-        assert row["family"] != "cnt" or row["vector_ops_per_128"] >= 3
-        assert row["vector_ops_per_128"] <= vector
-        assert row["vector_ops_per_128"] < row["instructions_per_128"] <= everything
+        vector, everything = BUDGET[family][row["layer"]]
+        # Below the instructions of its loop a count would be wrong.
+        assert FLOOR[family] <= row["vector_ops_per_128"] <= vector, row
+        assert row["vector_ops_per_128"] < row["instructions_per_128"] <= everything, row
         assert row["cycles_per_128"]["a72"] > 0
         assert row["correct"] is True
-        assert row["ci"] in (256, 512)
-        assert isinstance(row["chosen_for"], list)
+        assert CORE[family] in row["chosen_for"]
 
 
 def test_missing_armcost_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
