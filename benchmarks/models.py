@@ -282,17 +282,21 @@ def plot(results: list[Result], threads: int, path: Path) -> None:
     figure = Figure(figsize=(2 + 2 * len(results), 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    sides = ("bnn_tvm", "onnxruntime_int8", "onnxruntime")
-    for index, side in enumerate(sides):
+    sides = {
+        "bnn_tvm": "bnn_tvm",
+        "onnxruntime_int8": "onnxruntime int8",
+        "onnxruntime": "onnxruntime fp32",
+    }
+    for index, (side, label) in enumerate(sides.items()):
         times = [getattr(r, side).median_ms for r in results]
         places = [group + (index - 1) * 0.27 for group in range(len(results))]
-        bars = axes.bar(places, times, 0.25, label=side.replace("_", " ", side.count("_int8")))
+        bars = axes.bar(places, times, 0.25, label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=8)
     axes.set_xticks(range(len(results)), [r.network for r in results])
     axes.set_ylabel("milliseconds a run (median)")
     axes.set_yscale("log")
     axes.set_title(f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}", fontsize=9)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=len(sides))
     figure.savefig(path, format="png", dpi=150)
 
 
