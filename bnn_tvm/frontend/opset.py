@@ -9,7 +9,7 @@ from bnn_tvm.errors import ModelError
 from bnn_tvm.frontend.constants import constants_to_initializers
 from bnn_tvm.frontend.graph import ONNX_DOMAINS, graphs_of, opset_version, replace, skeleton
 from bnn_tvm.frontend.isolate import try_out
-from bnn_tvm.frontend.structure import check_structure, first_lines
+from bnn_tvm.frontend.structure import check_structure, check_with_onnx, first_lines
 
 OLDEST = 7
 TARGET = 13
@@ -59,6 +59,7 @@ def upgrade(model: onnx.ModelProto) -> str | None:
     version = opset_version(model)
     if version >= TARGET:
         return None
+    _drop_unused_values(model)
 
     def conversion() -> onnx.ModelProto:
         return version_converter.convert_version(skeleton(model), TARGET)
@@ -80,4 +81,13 @@ def upgrade(model: onnx.ModelProto) -> str | None:
     del model.graph.value_info[:]
     constants_to_initializers(model)
     check_structure(model)
+    check_with_onnx(model)  # the converter passes on attributes that the new operators lack
     return f"operators converted from opset {version} to {TARGET}"
+
+
+def _drop_unused_values(model: onnx.ModelProto) -> None:
+    """Take `value` off Pads that repeat or mirror: the converter passes it on, where none is."""
+    for node in model.graph.node:
+        modes = {a.s for a in node.attribute if a.name == "mode"}
+        if node.op_type == "Pad" and modes - {b"constant"}:
+            replace(node.attribute, [a for a in node.attribute if a.name != "value"])

@@ -12,6 +12,7 @@ from bnn_tvm.errors import ModelError, UsageError
 from bnn_tvm.frontend.graph import (
     MAX_ELEMENTS,
     Shape,
+    attribute,
     elements,
     first_output,
     listing,
@@ -107,7 +108,8 @@ def infer(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
             hint="check --shape and --batch if you gave them; else export the model again",
         ) from error
     known = {}
-    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+    # Inputs last: an output that is an input has its shape from there alone.
+    for value in (*inferred.graph.output, *inferred.graph.value_info, *inferred.graph.input):
         known[value.name] = value
     for tensor in bare.graph.initializer:
         known[tensor.name] = helper.make_tensor_value_info(
@@ -160,6 +162,22 @@ def _changes_count(node: onnx.NodeProto, known: Types) -> bool:
     return before is not None and after is not None and elements(before) != elements(after)
 
 
+def _is_misgrouped(node: onnx.NodeProto, known: Types) -> bool:
+    """A Conv whose groups contradict its channels; onnx's inference does not look at them."""
+    if node.op_type != "Conv" or not {node.input[0], node.input[1]} <= set(known):
+        return False
+    data, weights = static_shape(known[node.input[0]]), static_shape(known[node.input[1]])
+    group = attribute(node, "group", 1)
+    if data is None or weights is None or min(len(data), len(weights)) < 2:
+        return False
+    return (
+        not isinstance(group, int)
+        or group < 1
+        or data[1] != weights[1] * group
+        or weights[0] % group != 0
+    )
+
+
 def _described(node: onnx.NodeProto, known: Types) -> str:
     names = [name for name in (*node.input[:1], *node.output[:1]) if name in known]
     return f"{where(node)} ({' to '.join(describe(known[name]) for name in names)})"
@@ -170,6 +188,11 @@ _SHAPE_RULES: tuple[tuple[Callable[[onnx.NodeProto, Types], bool], str, str], ..
         _is_unknown,
         "shapes that depend on values cannot be compiled",
         "the shape of every tensor must follow from the shapes of the inputs",
+    ),
+    (
+        _is_misgrouped,
+        "the groups of a Conv must divide its channels",
+        "input channels are weight channels times group; export the model again",
     ),
     (
         _changes_count,

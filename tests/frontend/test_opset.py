@@ -115,3 +115,18 @@ def test_the_domain_may_be_spelled_out() -> None:
     prepared = prepare(model)
     onnx.checker.check_model(prepared.model)
     assert prepared.model.graph.node[0].domain == ""
+
+
+def test_a_useless_value_of_a_repeating_pad_does_not_survive_the_conversion() -> None:
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Pad", ["x"], ["y"], pads=[0, 0, 1, 1], mode="edge", value=1.0)],
+            "g",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 3])],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [3, 4])],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 9)],
+        ir_version=7,
+    )
+    onnx.checker.check_model(prepare(model).model)
+    prepare_and_compare(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, ValueInfoProto, helper
 
@@ -155,3 +156,24 @@ def test_integer_inputs_keep_their_type() -> None:
     prepared = prepare_and_compare(model)
     assert prepared.model.graph.input[0].type.tensor_type.elem_type == TensorProto.INT64
     assert np.dtype(np.int64) == helper.tensor_dtype_to_np_dtype(TensorProto.INT64)
+
+
+@pytest.mark.parametrize("group", [3, 2**62, -1, 0])
+def test_groups_that_contradict_the_channels_are_refused(group: int) -> None:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,4,5,5] x) => (float[1,4,5,5] y) {{ y = Conv<group={group}>(x, w) }}"""
+    )
+    weights = np.ones((4, 2, 1, 1), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    with pytest.raises(ModelError, match="groups of a Conv must divide its channels"):
+        prepare(model)
+
+
+def test_an_output_that_is_the_input_has_its_shape() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,3] x) => (float[N,3] x) { y = Abs(x) }"""
+    )
+    (output,) = prepare(model, batch=2).model.graph.output
+    assert static_shape(output) == (2, 3)
