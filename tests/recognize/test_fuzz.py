@@ -247,7 +247,7 @@ def test_starts_are_valid_and_binary(tmp_path: Path) -> None:
 
 
 def test_mutants_are_inspected_or_refused(tmp_path: Path) -> None:
-    outcomes = fuzz(tmp_path, range(150))
+    outcomes = fuzz(tmp_path, range(220))
     assert set(outcomes) >= {"inspected", "model"}, outcomes
     assert outcomes["inspected"] >= 20, outcomes
 
