@@ -17,8 +17,9 @@ from tvm.tirx import PrimFunc, Stmt
 
 from .bconv2d import border_correction, finish, needs_correction
 from .emit import PARALLEL, SERIAL, channel_loops, let, local, loop, seq, splat, vload, vstore
-from .epilogue import Epilogue, extract_epilogue, holds_stage
+from .epilogue import Epilogue, divisor, extract_epilogue, holds_stage
 from .kernels import PARAMS, Kernel, table
+from .parallel import PARALLEL_BINARY_MACS
 from .params import ConvParams
 from .reference import pack_bits
 from .scalar import schedule_scalar
@@ -26,7 +27,7 @@ from .threshold import WORDS, WordsEpilogue, extract_words
 
 WORD = 32
 LANES = 16  # of the vectors written here; LLVM splits them where registers are shorter
-PARALLEL_MACS = 2_000_000
+CHUNK = 16  # tiles of pixels that all channel blocks visit before the next ones
 
 
 def block_channels(params: ConvParams, channels: int) -> int:
@@ -101,7 +102,11 @@ class _Writer:
         self.pixels = min(pixels, self.params.pixels)
 
     def write(self) -> PrimFunc:
-        """Channel blocks outside, so that their weights stay cached over all pixels."""
+        """Chunks of pixels outside, then channel blocks, whose weights stay cached over a chunk.
+
+        Threads share the tiles out in this order, so each works on rows of its own, which it
+        mostly wrote itself in the layer before.
+        """
         p = self.params
         full, rest = divmod(p.pixels, self.pixels)
         tiles = full + (1 if rest else 0)
@@ -109,8 +114,8 @@ class _Writer:
 
         def tile(t: Any, first: int, per_group: int, channels: int) -> Stmt:
             body: list[Stmt] = []
-            pixel = let("pixel", t % tiles * self.pixels, body)
-            block = let("block", t // tiles, body)
+            index, block = self._place(t, tiles, p.groups * per_group, body)
+            pixel = let("pixel", index * self.pixels, body)
             group = let("group", block // per_group, body)
             block = let("of_group", first + block % per_group, body)
             whole = self._tile(pixel, group, block, self.pixels, channels)
@@ -121,7 +126,7 @@ class _Writer:
             body.append(whole)
             return seq(body)
 
-        kind = PARALLEL if p.macs >= PARALLEL_MACS else SERIAL
+        kind = PARALLEL if p.macs >= PARALLEL_BINARY_MACS else SERIAL
         even = self.blocks if last == self.size else self.blocks - 1
         stmts = []
         if even:
@@ -131,6 +136,21 @@ class _Writer:
             fn = functools.partial(tile, first=even, per_group=1, channels=last)
             stmts.append(loop(p.groups * tiles, fn, "t", kind))
         return self.epilogue.with_body(seq(stmts))
+
+    def _place(self, t: Any, tiles: int, blocks: int, stmts: list[Stmt]) -> tuple[Any, Any]:
+        """The tile of pixels and the channel block of the `t`-th step."""
+        if blocks == 1:
+            return t, 0
+        if tiles < 2 * CHUNK:
+            return let("tile", t % tiles, stmts), let("block", t // tiles, stmts)
+        # Chunks of one size, if there is a divisor: constant divisions are cheap.
+        size = divisor(tiles, 2 * CHUNK)
+        size = size if size >= CHUNK // 2 else CHUNK
+        chunk = let("chunk", t // (size * blocks), stmts)
+        step = let("step", t % (size * blocks), stmts)
+        wide = let("wide", tirx.min(size, tiles - chunk * size), stmts) if tiles % size else size
+        at = let("tile", chunk * size + step % wide, stmts)
+        return at, let("block", step // wide, stmts)
 
     def _tile(self, pixel: Any, group: Any, block: Any, pixels: int, channels: int) -> Stmt:
         """`pixels` pixels x `channels` channels: reduction, then epilogue."""

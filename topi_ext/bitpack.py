@@ -12,11 +12,11 @@ from tvm.tirx import PrimFunc, Stmt
 from .emit import PARALLEL, SERIAL, bitcast, let, loop, mask_bits, seq, splat, vload, vstore
 from .epilogue import find_stage, leaf_blocks
 from .kernels import KERNEL, PARAMS, STAGE, Kernel
+from .parallel import PARALLEL_ELEMENTS
 from .params import ConvParams
 
 PACK = "pack"
 UNIT = 32  # numbers compared at once
-PARALLEL_ELEMENTS = 500_000
 
 
 def pack(

@@ -6,8 +6,8 @@ Elementwise stages are inlined into what reads them. Then
   epilogue on the tile;
 - reductions over the last axis (softmax, layer means) run row by row, in vectors of partial
   results, at the row of the function's output;
-- everything else is vectorised over its last axis, or left in plain loops, split where a padding
-  or concatenation changes its source.
+- a copy whose source changes along an axis (padding, concatenation) is written in `segments`;
+- everything else is vectorised over its last axis.
 Loops over large outputs run in parallel.
 """
 
@@ -16,19 +16,16 @@ from __future__ import annotations
 import itertools
 import math
 
-from tvm.ir import Call
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
 from tvm.target import Target
 from tvm.tirx import IterVar, PrimFunc
-from tvm_ffi import structural_walk
 
-from .channel_tile import PARTITION, reduction_axes, schedule_channel_tile
+from .channel_tile import reduction_axes, schedule_channel_tile
 from .epilogue import leaf_blocks
+from .parallel import PARALLEL_ELEMENTS
 from .register_tile import written_shape
-
-# Element operations below which a parallel launch costs more than it gains.
-PARALLEL_ELEMENTS = 200_000
+from .segments import conditions, write_segments
 
 # Partial results of a reduction over the last axis: vectors in flight of 4, 8 or 16 floats.
 _PARTIALS = (32, 16, 8, 4)
@@ -42,6 +39,10 @@ def default_schedule(func: PrimFunc, target: Target) -> PrimFunc:
     if not blocks:
         return func
     last = blocks[-1]
+    if len(blocks) == 1 and conditions(sch, last):
+        written = write_segments(sch, last)
+        if written is not None:
+            return written
     reductions = [block for block in blocks if _reduces(sch, block)]
     if len(blocks) == 1 and _reduces(sch, last) and _keeps_last_axis(sch, last):
         anchor, last = last, sch.cache_write(last, 0, "global")
@@ -136,13 +137,6 @@ def _schedule_elementwise(sch: Schedule, block: SBlockRV) -> None:
         return
     large = math.prod(shape) >= PARALLEL_ELEMENTS
     *rest, inner = loops
-    if _branches_on(sch, block):
-        # Where the source changes along an axis, loops are split there; LLVM vectorises the rest.
-        for loop in loops[1:] if large else loops:
-            sch.annotate(loop, PARTITION, 1)
-        if large and int(sch.get(loops[0]).extent) > 1:
-            sch.parallel(loops[0])
-        return
     if rest and large:
         sch.parallel(sch.fuse(*rest) if len(rest) > 1 else rest[0])
     _vectorise_last(sch, inner, shape[-1])
@@ -178,15 +172,3 @@ def _is_large(sch: Schedule, block: SBlockRV) -> bool:
     """Whether the block's loops run often enough for threads to pay."""
     extents = [int(iv.dom.extent) for iv in sch.get(block).iter_vars]
     return math.prod(extents) >= PARALLEL_ELEMENTS
-
-
-def _branches_on(sch: Schedule, block: SBlockRV) -> bool:
-    """Whether what the block stores is chosen by if_then_else (padding, concatenation)."""
-    found = False
-
-    def visit(call: Call) -> None:
-        nonlocal found
-        found = found or getattr(call.op, "name", "") == "tirx.if_then_else"
-
-    structural_walk(sch.get(block).body, [(Call, visit)])
-    return found

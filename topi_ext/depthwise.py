@@ -11,8 +11,9 @@ from tvm.tirx import PrimFunc
 from .channel_tile import schedule_channel_tile
 from .epilogue import find_stage
 from .kernels import PARAMS, Kernel, table
+from .parallel import PARALLEL_FLOAT_MACS
 from .params import ConvParams
-from .register_tile import PARALLEL_MACS, epilogue_of
+from .register_tile import epilogue_of
 from .scalar import schedule_scalar
 
 OP = "depthwise"
@@ -68,7 +69,7 @@ def schedule(func: PrimFunc, target: Target) -> PrimFunc:
     last, order = epilogue_of(sch, anchor)
     if order is None:
         return schedule_scalar(func)
-    large = params.macs >= PARALLEL_MACS
+    large = params.macs >= PARALLEL_FLOAT_MACS
     schedule_channel_tile(sch, anchor, last, target, large, order)
     return sch.mod["main"]
 

@@ -21,11 +21,9 @@ from tvm.tirx import PrimFunc
 from .channel_tile import PARTITION
 from .epilogue import divisor, find_stage, inline_epilogue
 from .kernels import PARAMS
+from .parallel import PARALLEL_FLOAT_MACS
 from .params import ConvParams
 from .scalar import schedule_scalar
-
-# Multiply-accumulates below which a parallel launch costs more than it gains.
-PARALLEL_MACS = 200_000
 
 # Weights larger than this do not stay in the second-level cache from one row to the next.
 CACHED_WEIGHT_BYTES = 192 * 1024
@@ -153,7 +151,7 @@ def schedule_register_tile(func: PrimFunc, target: Target, tile: RegisterTile) -
     else:
         sch.reorder(o_outer, *rest, x_outer, x_inner, o_inner)
         launch = o_outer
-    if params.macs >= PARALLEL_MACS:
+    if params.macs >= PARALLEL_FLOAT_MACS:
         sch.parallel(launch)
     if extent % height:
         sch.annotate(x_outer, PARTITION, 1)

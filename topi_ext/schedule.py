@@ -9,7 +9,6 @@ from tvm.ir import IRModule
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
-from .default_schedule import PARALLEL_ELEMENTS as PARALLEL_ELEMENTS
 from .default_schedule import default_schedule
 from .epilogue import leaf_blocks
 from .kernels import KERNEL, PARAMS, select, table

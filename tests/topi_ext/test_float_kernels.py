@@ -11,7 +11,7 @@ from tests.topi_ext import float_case
 from topi_ext.isa import RUNS_ON, isa_of
 from topi_ext.kernels import Kernel, candidates, select, table
 from topi_ext.params import ConvParams
-from topi_ext.register_tile import PARALLEL_MACS
+from topi_ext.parallel import PARALLEL_FLOAT_MACS
 from topi_ext.schedule import schedule_primfunc
 
 HOST = float_case.host()
@@ -146,7 +146,7 @@ def test_layers_large_enough_for_threads_match_the_reference(
         ],
     }[op]
     for params in shapes:
-        assert params.macs >= PARALLEL_MACS
+        assert params.macs >= PARALLEL_FLOAT_MACS
         rows = [k for k in candidates(op, params, HOST) if (k.isa == "generic") == generic]
         float_case.run(rows[0], params, "shortcut", HOST, 2 if op == "dense" else 4)
 

@@ -20,8 +20,8 @@ from tvm.tirx import PrimFunc
 
 from ..epilogue import divisor, find_stage, holds_stage, inline_epilogue
 from ..kernels import PARAMS, Kernel
+from ..parallel import PARALLEL_BINARY_MACS
 from ..params import ConvParams
-from ..schedule import PARALLEL_ELEMENTS
 from .agreement import border_table, first_count, integer, supports
 from .cnt_intrin import CHANNELS, cnt_intrin
 from .cores import core_of
@@ -144,7 +144,7 @@ def schedule(func: PrimFunc, kernel: Kernel) -> PrimFunc:
     else:
         at = sch.fuse(g, block)
     sch.compute_at(acc, at, preserve_unit_loops=True)
-    if p.macs > PARALLEL_ELEMENTS:
+    if p.macs >= PARALLEL_BINARY_MACS:
         sch.parallel(outer)
     sch.unroll(i)
     if p.cog % CHANNELS == 0:

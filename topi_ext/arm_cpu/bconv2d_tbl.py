@@ -32,6 +32,7 @@ from tvm.tirx import PrimFunc, Stmt
 from ..emit import PARALLEL, SERIAL, channel_loops, let, local, loop, seq, splat, vload, vstore
 from ..epilogue import Epilogue, divisor, extract_epilogue, holds_stage
 from ..kernels import PARAMS, Kernel
+from ..parallel import PARALLEL_BINARY_MACS
 from ..params import ConvParams
 from ..scalar import schedule_scalar
 from ..schedule import kernel_annotations
@@ -46,7 +47,6 @@ STEPS = 17  # most steps before a byte overflows
 STRIP = 8  # most pixel pairs whose counters are kept while a chunk of weights is used
 UNROLLED = 2  # most steps of a small tile in one copy of the loop body
 NO_GROUP = 0xFF  # index byte for which TBL answers 0
-PARALLEL_MACS = 2_000_000
 
 
 def lookup_tables() -> np.ndarray:
@@ -156,7 +156,7 @@ class _Writer:
         """All channel blocks: tiles of BLOCKS vectors, then one tile of the rest."""
         p = self.params
         full, rest = divmod(self.blocks, BLOCKS)
-        kind = PARALLEL if p.macs >= PARALLEL_MACS else SERIAL
+        kind = PARALLEL if p.macs >= PARALLEL_BINARY_MACS else SERIAL
         stmts = []
         for per_group, first, vectors in ((full, 0, BLOCKS), (1 if rest else 0, full, rest)):
             if per_group:

@@ -34,6 +34,7 @@ from ..bconv2d import border_correction, finish, needs_correction
 from ..emit import PARALLEL, bitcast, channel_loops, let, local, loop, seq, splat, vload, vstore
 from ..epilogue import Epilogue, divisor, extract_epilogue, holds_stage
 from ..kernels import PARAMS, Kernel, table
+from ..parallel import PARALLEL_BINARY_MACS
 from ..params import ConvParams
 from ..reference import pack_bits
 from ..scalar import schedule_scalar
@@ -46,7 +47,6 @@ BLOCKS = 4  # vectors of a tile
 STEPS = 21  # most steps before a byte overflows
 STRIP = 16  # most pixel pairs whose 16-bit counters are kept while a chunk of weights is used
 NO_GROUP = 0x80  # index byte for which vpshufb answers 0
-PARALLEL_MACS = 2_000_000
 
 
 def lookup_tables() -> np.ndarray:
@@ -163,7 +163,7 @@ class _Writer:
         """All channel blocks: tiles of BLOCKS vectors, then one tile of the rest."""
         p = self.params
         full, rest = divmod(self.blocks, BLOCKS)
-        kind = PARALLEL if p.macs >= PARALLEL_MACS else tirx.ForKind.SERIAL
+        kind = PARALLEL if p.macs >= PARALLEL_BINARY_MACS else tirx.ForKind.SERIAL
         stmts: list[Stmt] = []
 
         def tile(index: Any, per_group: int, first: int, vectors: int) -> Stmt:

@@ -39,7 +39,9 @@ struct bnn_pool {
   atomic_uint generation; /* one more for each job */
   atomic_int pending;     /* workers that have not finished the job */
   atomic_int failed;      /* a task of the job returned non-zero */
-  int stop;
+  atomic_int stop;
+  atomic_int asleep;  /* workers that wait for `work`, or are about to */
+  atomic_int waiting; /* the caller waits for `done`, or is about to */
   bnn_parallel_body body;
   void *closure;
   bnn_worker workers[];
@@ -73,33 +75,58 @@ static void run_task(bnn_worker *worker) {
   worker->parallel = 0;
 }
 
-static void *worker_main(void *argument) {
-  bnn_worker *worker = argument;
-  bnn_pool *pool = worker->pool;
-  unsigned seen = 0;
-  current = worker;
-  for (;;) {
-    for (int spin = 0; spin < kSpins && atomic_load(&pool->generation) == seen; ++spin) relax();
-    pthread_mutex_lock(&pool->mutex);
-    while (atomic_load(&pool->generation) == seen) pthread_cond_wait(&pool->work, &pool->mutex);
-    int stop = pool->stop;
-    pthread_mutex_unlock(&pool->mutex);
-    if (stop) return NULL;
-    ++seen;
-    run_task(worker);
-    if (atomic_fetch_sub(&pool->pending, 1) == 1) {
-      pthread_mutex_lock(&pool->mutex);
-      pthread_cond_signal(&pool->done);
-      pthread_mutex_unlock(&pool->mutex);
-    }
+/* Who sleeps says so before it looks once more; who wakes changes what is looked at before it asks
+ * whether anyone sleeps. Either the sleeper sees the change or the waker sees the sleeper, and
+ * nobody takes the mutex while all are awake. */
+static void await_job(bnn_pool *pool, unsigned seen) {
+  for (int spin = 0; spin < kSpins; ++spin) {
+    if (atomic_load(&pool->generation) != seen) return;
+    relax();
   }
+  pthread_mutex_lock(&pool->mutex);
+  atomic_fetch_add(&pool->asleep, 1);
+  while (atomic_load(&pool->generation) == seen) pthread_cond_wait(&pool->work, &pool->mutex);
+  atomic_fetch_sub(&pool->asleep, 1);
+  pthread_mutex_unlock(&pool->mutex);
 }
 
 static void announce(bnn_pool *pool) {
-  pthread_mutex_lock(&pool->mutex);
   atomic_fetch_add(&pool->generation, 1);
+  if (atomic_load(&pool->asleep) == 0) return;
+  pthread_mutex_lock(&pool->mutex);
   pthread_cond_broadcast(&pool->work);
   pthread_mutex_unlock(&pool->mutex);
+}
+
+static void await_workers(bnn_pool *pool) {
+  for (int spin = 0; spin < kSpins; ++spin) {
+    if (atomic_load(&pool->pending) == 0) return;
+    relax();
+  }
+  pthread_mutex_lock(&pool->mutex);
+  atomic_store(&pool->waiting, 1);
+  while (atomic_load(&pool->pending) != 0) pthread_cond_wait(&pool->done, &pool->mutex);
+  atomic_store(&pool->waiting, 0);
+  pthread_mutex_unlock(&pool->mutex);
+}
+
+static void report_done(bnn_pool *pool) {
+  if (atomic_fetch_sub(&pool->pending, 1) != 1 || atomic_load(&pool->waiting) == 0) return;
+  pthread_mutex_lock(&pool->mutex);
+  pthread_cond_signal(&pool->done);
+  pthread_mutex_unlock(&pool->mutex);
+}
+
+static void *worker_main(void *argument) {
+  bnn_worker *worker = argument;
+  bnn_pool *pool = worker->pool;
+  current = worker;
+  for (unsigned seen = 0;; ++seen) {
+    await_job(pool, seen);
+    if (atomic_load(&pool->stop)) return NULL;
+    run_task(worker);
+    report_done(pool);
+  }
 }
 
 static int32_t parallel_launch(bnn_parallel_body body, void *closure, int32_t num_task) {
@@ -116,12 +143,7 @@ static int32_t parallel_launch(bnn_parallel_body body, void *closure, int32_t nu
   atomic_store(&pool->pending, pool->num_threads - 1);
   announce(pool);
   run_task(self);
-  for (int spin = 0; spin < kSpins && atomic_load(&pool->pending) != 0; ++spin) relax();
-  if (atomic_load(&pool->pending) != 0) {
-    pthread_mutex_lock(&pool->mutex);
-    while (atomic_load(&pool->pending) != 0) pthread_cond_wait(&pool->done, &pool->mutex);
-    pthread_mutex_unlock(&pool->mutex);
-  }
+  await_workers(pool);
   return atomic_load(&pool->failed) ? -1 : 0;
 }
 
@@ -210,9 +232,7 @@ failed:
 void bnn_pool_destroy(bnn_pool *pool) {
   if (pool == NULL) return;
   if (pool->locks) {
-    pthread_mutex_lock(&pool->mutex);
-    pool->stop = 1;
-    pthread_mutex_unlock(&pool->mutex);
+    atomic_store(&pool->stop, 1);
     announce(pool);
     for (int32_t i = 1; i < pool->num_started; ++i) pthread_join(pool->workers[i].thread, NULL);
     pthread_cond_destroy(&pool->done);
