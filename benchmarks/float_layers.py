@@ -29,6 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm import te, tirx, topi
 from tvm.s_tir import Schedule
 from tvm.target import Target
+from tvm_ffi import structural_map
 
 from topi_ext import conv2d, pool
 from topi_ext.isa import isa_of
@@ -121,6 +122,26 @@ def _function(tensors: list[te.Tensor]) -> tirx.PrimFunc:
     return te.create_prim_func(tensors, index_dtype_override="int64")
 
 
+def _serial(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The function without threads: TVM's own pool takes microseconds to start nobody, where the
+    runtime of a compiled model calls a loop's body."""
+
+    def plain(node: tirx.For) -> tirx.For:
+        if node.kind != tirx.ForKind.PARALLEL:
+            return node
+        return tirx.For(
+            node.loop_var,
+            node.min,
+            node.extent,
+            tirx.ForKind.SERIAL,
+            node.body,
+            annotations=node.annotations,
+        )
+
+    body = structural_map(function.body, (tirx.For, plain))
+    return tirx.PrimFunc(function.params, body, function.ret_type, function.attrs)
+
+
 class Ours:
     """The layer compiled by topi_ext: a padding function where needed, and the layer's."""
 
@@ -149,7 +170,7 @@ class Ours:
         self.steps.append(("layer", [*operands, self.result]))
         module = tvm.IRModule(
             {
-                name: schedule_primfunc(f, target).with_attr("global_symbol", name)
+                name: _serial(schedule_primfunc(f, target)).with_attr("global_symbol", name)
                 for name, f in functions.items()
             }
         )
