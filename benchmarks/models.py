@@ -1,4 +1,4 @@
-"""Whole networks: bnn_tvm on this machine against onnxruntime fp32 and int8, in one run.
+"""Whole networks: bnn_tvm on this machine against onnxruntime and OpenVINO, in one run.
 
     python -m benchmarks.models [--threads N] [--layers] [--plot FILE.png] [--json]
 
@@ -9,7 +9,8 @@ away, because caches then hold what the other one left.
 
 With several threads bnn_tvm is also timed on one, in the same turns. int8 is onnxruntime's static
 quantisation of the same float graph, calibrated with random inputs: a time to compare with, whose
-results mean nothing.
+results mean nothing. Where the package openvino is installed, its BinaryConvolution is measured in
+the same turns (see openvino_model.py), and its result compared as well.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from benchmarks import openvino_model
 from benchmarks.networks import NETWORKS, count_macs, sample_input
 
 if TYPE_CHECKING:
@@ -70,14 +72,18 @@ class Result:
     bnn_tvm: Times
     onnxruntime: Times
     onnxruntime_int8: Times
+    openvino: Times | None
+    openvino_rel_error: float | None
     speedup: float
     speedup_int8: float
+    speedup_openvino: float | None
     one_thread: Times | None
     layers: list[dict[str, Any]]
 
     @property
     def agrees(self) -> bool:
-        return self.max_rel_error <= TOLERANCE and self.same_top1
+        errors = (self.max_rel_error, self.openvino_rel_error or 0.0)
+        return max(errors) <= TOLERANCE and self.same_top1
 
     @property
     def scaling(self) -> float | None:
@@ -166,16 +172,21 @@ def measure(name: str, size: int, threads: int, repeat: int, layers: bool) -> Re
         compiled.save(str(Path(folder) / name))
         compile_s = time.perf_counter() - start
         model = bnn_tvm.load(str(Path(folder) / f"{name}.so"), threads=threads)
-        runners: list[Callable[[], object]] = [
-            lambda: model.run({"input": x}),
-            lambda: reference(x),
-            lambda: int8(x),
-        ]
+        runners: dict[str, Callable[[], object]] = {
+            "bnn_tvm": lambda: model.run({"input": x}),
+            "fp32": lambda: reference(x),
+            "int8": lambda: int8(x),
+        }
         if threads > 1:
             single = bnn_tvm.load(str(Path(folder) / f"{name}.so"), threads=1)
-            runners.append(lambda: single.run({"input": x}))
+            runners["single"] = lambda: single.run({"input": x})
         ours, theirs = model.run({"input": x})["output"], reference(x)
-        times = time_in_turns(runners, repeat)
+        openvino_error = None
+        if openvino_model.installed():
+            openvino = openvino_model.runner(proto, threads)
+            openvino_error = relative_error(openvino(x), theirs)
+            runners["openvino"] = lambda: openvino(x)
+        times = dict(zip(runners, time_in_turns(list(runners.values()), repeat), strict=True))
         profile = per_layer(model, x) if layers else []
     binary, floating = count_macs(proto)
     return Result(
@@ -185,12 +196,19 @@ def measure(name: str, size: int, threads: int, repeat: int, layers: bool) -> Re
         compile_s=compile_s,
         max_rel_error=relative_error(ours, theirs),
         same_top1=bool(ours.argmax() == theirs.argmax()),
-        bnn_tvm=times[0],
-        onnxruntime=times[1],
-        onnxruntime_int8=times[2],
-        speedup=times[1].median_ms / times[0].median_ms,
-        speedup_int8=times[2].median_ms / times[0].median_ms,
-        one_thread=times[3] if threads > 1 else None,
+        bnn_tvm=times["bnn_tvm"],
+        onnxruntime=times["fp32"],
+        onnxruntime_int8=times["int8"],
+        openvino=times.get("openvino"),
+        openvino_rel_error=openvino_error,
+        speedup=times["fp32"].median_ms / times["bnn_tvm"].median_ms,
+        speedup_int8=times["int8"].median_ms / times["bnn_tvm"].median_ms,
+        speedup_openvino=(
+            times["openvino"].median_ms / times["bnn_tvm"].median_ms
+            if "openvino" in times
+            else None
+        ),
+        one_thread=times.get("single"),
         layers=profile,
     )
 
@@ -209,7 +227,7 @@ def show(results: list[Result], threads: int) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=130)
+        console = Console(width=150)
     console.print(
         f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}, "
         f"onnxruntime (ort) {onnxruntime.__version__}; medians, milliseconds a run; "
@@ -222,6 +240,7 @@ def show(results: list[Result], threads: int) -> None:
         )
     table = Table("network", "GMAC binary + float", box=SIMPLE)
     heads = ["bnn_tvm", "min", "p95", "ort fp32", "min", "ratio", "ort int8", "min", "ratio"]
+    heads += ["OpenVINO", "min", "ratio"]
     for head in (*heads, "error", "compile"):
         table.add_column(head, justify="right")
     for r in results:
@@ -233,13 +252,15 @@ def show(results: list[Result], threads: int) -> None:
             f"{r.speedup:.1f}x",
             *(f"{ms:.1f}" for ms in (r.onnxruntime_int8.median_ms, r.onnxruntime_int8.min_ms)),
             f"{r.speedup_int8:.1f}x",
+            *openvino_cells(r),
             f"{r.max_rel_error:.1e}" + ("" if r.agrees else " WRONG"),
             f"{r.compile_s:.1f} s",
         )
     console.print(table)
     if threads > 1:
         show_threads(results, threads, console)
-    console.print("OpenVINO's BinaryConvolution: not measured", highlight=False)
+    if not openvino_model.installed():
+        console.print("OpenVINO is not installed (pip install openvino)", highlight=False)
     for r in results:
         if not r.layers:
             continue
@@ -257,6 +278,15 @@ def show(results: list[Result], threads: int) -> None:
                 f"{row['share']:.1%}",
             )
         console.print(layers)
+
+
+def openvino_cells(result: Result) -> tuple[str, str, str]:
+    """Median, minimum and ratio of OpenVINO in the table."""
+    if result.openvino is None or result.speedup_openvino is None:
+        return "-", "-", "-"
+    wrong = "" if (result.openvino_rel_error or 0.0) <= TOLERANCE else " WRONG"
+    times = result.openvino
+    return f"{times.median_ms:.2f}{wrong}", f"{times.min_ms:.2f}", f"{result.speedup_openvino:.1f}x"
 
 
 def show_threads(results: list[Result], threads: int, console: Console) -> None:
@@ -279,24 +309,27 @@ def plot(results: list[Result], threads: int, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2 + 2 * len(results), 4), layout="constrained")
+    figure = Figure(figsize=(2 + 2.4 * len(results), 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     sides = {
         "bnn_tvm": "bnn_tvm",
+        "openvino": "OpenVINO BinaryConvolution",
         "onnxruntime_int8": "onnxruntime int8",
         "onnxruntime": "onnxruntime fp32",
     }
+    sides = {key: label for key, label in sides.items() if getattr(results[0], key) is not None}
+    step = 0.84 / len(sides)
     for index, (side, label) in enumerate(sides.items()):
         times = [getattr(r, side).median_ms for r in results]
-        places = [group + (index - 1) * 0.27 for group in range(len(results))]
-        bars = axes.bar(places, times, 0.25, label=label)
+        places = [group + (index - (len(sides) - 1) / 2) * step for group in range(len(results))]
+        bars = axes.bar(places, times, 0.93 * step, label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=8)
     axes.set_xticks(range(len(results)), [r.network for r in results])
     axes.set_ylabel("milliseconds a run (median)")
     axes.set_yscale("log")
     axes.set_title(f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}", fontsize=9)
-    figure.legend(loc="outside lower center", ncols=len(sides))
+    figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path, format="png", dpi=150)
 
 

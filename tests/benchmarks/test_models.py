@@ -51,29 +51,44 @@ def test_compiled_network_agrees_with_onnxruntime(
     assert kinds.count("binary-conv") == convs
 
 
-@pytest.mark.parametrize(("error", "same_top1"), [(1e-2, True), (0.0, False), (np.nan, True)])
+def _result(**fields: object) -> models.Result:
+    times = models.Times(1.0, 2.0, 3.0)
+    values = dict.fromkeys(("bnn_tvm", "onnxruntime", "onnxruntime_int8"), times)
+    numbers = dict.fromkeys(("binary_macs", "float_macs", "compile_s", "max_rel_error"), 0.0)
+    absent = dict.fromkeys(("openvino", "openvino_rel_error", "speedup_openvino", "one_thread"))
+    other = {"speedup": 1.0, "speedup_int8": 1.0, "layers": [], **absent}
+    start = {"network": "quicknet", "same_top1": True, **values, **numbers, **other}
+    return models.Result(**{**start, **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_rel_error": 1e-2},
+        {"same_top1": False},
+        {"max_rel_error": np.nan},
+        {"openvino": models.Times(1, 2, 3), "speedup_openvino": 1.5, "openvino_rel_error": 0.5},
+    ],
+)
 def test_a_wrong_result_is_said_and_fails(
-    error: float,
-    same_top1: bool,
+    fields: dict[str, object],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    times = models.Times(1.0, 1.0, 1.0)
-    wrong = models.Result(
-        "quicknet", 1, 1, 1.0, error, same_top1, times, times, times, 1.0, 1.0, None, []
-    )
+    wrong = _result(**fields)
     monkeypatch.setattr(models, "measure", lambda *_: wrong)
     assert models.main(["--only", "quicknet"]) == 1
     assert "WRONG" in capsys.readouterr().out
 
 
-def _result(**fields: object) -> models.Result:
-    times = models.Times(1.0, 2.0, 3.0)
-    values = dict.fromkeys(("bnn_tvm", "onnxruntime", "onnxruntime_int8"), times)
-    numbers = dict.fromkeys(("binary_macs", "float_macs", "compile_s", "max_rel_error"), 0.0)
-    other = {"speedup": 1.0, "speedup_int8": 1.0, "one_thread": None, "layers": []}
-    start = {"network": "quicknet", "same_top1": True, **values, **numbers, **other}
-    return models.Result(**{**start, **fields})  # type: ignore[arg-type]
+def test_openvino_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino", reason="needs openvino, which is only measured against")
+    for name in models.NETWORKS:
+        model = models.NETWORKS[name](size=64)
+        x = models.sample_input(model)
+        theirs = models.openvino_model.runner(model, 1)(x)
+        reference = models.onnxruntime_runner(model, 1)(x)
+        assert models.relative_error(theirs, reference) < models.TOLERANCE, name
 
 
 def test_threads_are_compared_with_one_by_minima(
