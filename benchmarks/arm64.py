@@ -154,10 +154,9 @@ def measure(
 def measure_models(armcost: Path, document: Path) -> int:
     """Write the tables of whole networks. Returns 0, 1 if a result differs from onnxruntime's."""
     from . import arm64_models
-    from .networks import NETWORKS
 
     results = {}
-    for network in NETWORKS:
+    for network in arm64_models.MEASURED:
         for core in arm64_models.CORES:
             with tempfile.TemporaryDirectory() as folder:
                 found = arm64_models.measure(network, core, armcost, Path(folder))

@@ -20,6 +20,8 @@ import numpy as np
 from .arm64_program import arm64_target
 from .networks import NETWORKS, sample_input
 
+MEASURED = ("bireal18", "quicknet")
+
 if TYPE_CHECKING:
     from bnn_tvm.program import Program
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.networks --out DIR
 
-writes ``bireal18.onnx``, ``quicknet.onnx`` and ``reactnet_a.onnx``: the structures of
-Bi-Real-Net-18 (Liu et al., ECCV 2018), QuickNet (Bannink et al., MLSys 2021, as larq-zoo builds it)
-and ReActNet-A (Liu et al., ECCV 2020), untrained.
+writes them as ONNX files, untrained: the structures of Bi-Real-Net-18 (Liu et al., ECCV 2018),
+BinaryResNetE-18 and BinaryDenseNet-28 (Bethge et al., 2019), QuickNet small, medium and large
+(Bannink et al., MLSys 2021) as larq-zoo builds them, and of ReActNet-A (Liu et al., ECCV 2020).
 
 A binary network with random weights is chaotic: one sign that falls differently because a float
 sum was rounded in another order changes every later layer, and an end-to-end comparison then says
@@ -12,7 +12,7 @@ nothing. So all weights, batch-norm factors and inputs are small multiples of po
 float32 sums before the head are then exact in whatever order they are taken, and a correct compiler
 agrees with onnxruntime on every sign. No sign is ever taken of zero: the float layers put every
 shortcut on odd multiples of a power of two that is finer than what the binary layers add to it; in
-ReActNet-A the shifts before the signs do.
+ReActNet-A the shifts before the signs do, in BinaryDenseNet-28 the batch norms.
 """
 
 from __future__ import annotations
@@ -22,161 +22,13 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 13
-EPSILON = np.float32(1e-5)
+from benchmarks.network_builder import Builder, spread
 
-
-class Builder:
-    """Collects the nodes and seeded weights of one network; layout NCHW as PyTorch writes it.
-
-    Methods take the name of the node and of its input tensor and return the name of the output,
-    which is the name of the node. Channel counts are remembered by tensor.
-    """
-
-    def __init__(self, name: str, size: int, seed: int) -> None:
-        self.name = name
-        self.size = size
-        self.rng = np.random.RandomState(seed)
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-        self.channels = {"input": 3}
-
-    def constant(self, name: str, value: np.ndarray) -> str:
-        self.initializers.append(numpy_helper.from_array(value, name))
-        return name
-
-    def node(self, op: str, name: str, inputs: list[str], channels: int = 0, **attrs: Any) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attrs))
-        self.channels[name] = channels or self.channels[inputs[0]]
-        return name
-
-    def float_conv(
-        self, name: str, x: str, co: int, k: int, stride: int, pads: list[int], groups: int = 1
-    ) -> str:
-        """Float k x k convolution without bias; weights are -1, 0 or 1.
-
-        About twelve per output are not 0, so that sums keep within 24 bits.
-        """
-        ci = self.channels[x] // groups
-        signs = self.rng.choice(np.array([-1, 1], np.float32), (co, ci, k, k))
-        keep = self.rng.rand(co, ci, k, k) < min(0.5, 12 / (ci * k * k))
-        weight = self.constant(f"{name}.weight", np.where(keep, signs, np.float32(0)))
-        return self.node(
-            "Conv", name, [x, weight], co,
-            kernel_shape=[k, k], strides=[stride] * 2, pads=pads, group=groups,
-        )  # fmt: skip
-
-    def binary_conv(
-        self, name: str, x: str, co: int, stride: int = 1, one_padded: bool = False, k: int = 3,
-        signs: str = "",
-    ) -> str:  # fmt: skip
-        """Sign and k x k convolution: zero padding and +-alpha weights, or +1 padding and +-1.
-
-        With `signs` these are convolved instead, and are not made.
-        """
-        ci = self.channels[x]
-        weights = self.rng.choice(np.array([-1, 1], np.float32), (co, ci, k, k))
-        s = signs or self.node("Sign", f"{name}.sign", [x])
-        pads = [k // 2] * 4
-        if one_padded:
-            widths = self.constant(f"{name}.pads", np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
-            value = self.constant(f"{name}.pad_value", np.array(1, np.float32))
-            s = self.node("Pad", f"{name}.pad", [s, widths, value], mode="constant")
-            pads = [0, 0, 0, 0]
-        else:
-            alpha = self.rng.choice(np.array([1, 0.5], np.float32), (co, 1, 1, 1))
-            weights = weights * alpha * np.float32(2.0 ** -spread(ci * k * k))
-        weight = self.constant(f"{name}.weight", weights.astype(np.float32))
-        return self.node(
-            "Conv", name, [s, weight], co,
-            kernel_shape=[k, k], strides=[stride] * 2, pads=pads, group=1,
-        )  # fmt: skip
-
-    def shift(self, name: str, x: str, mean: float = 0.0) -> str:
-        """A bias per channel around `mean`, which is added to multiples of 1/8."""
-        bias = mean + self.rng.randint(-2, 3, (1, self.channels[x], 1, 1)) / 8
-        return self.node("Add", name, [x, self.constant(f"{name}.bias", bias.astype(np.float32))])
-
-    def rprelu(self, name: str, x: str) -> str:
-        """ReActNet's RPReLU: shift, PReLU, shift.
-
-        Slopes are 0 or 1 so that no result needs more bits; the second shift keeps signs balanced.
-        """
-        x = self.shift(f"{name}.before", x)
-        slope = (self.rng.rand(self.channels[x], 1, 1) < 0.3).astype(np.float32)
-        x = self.node("PRelu", f"{name}.prelu", [x, self.constant(f"{name}.slope", slope)])
-        return self.shift(f"{name}.after", x, mean=-0.25)
-
-    def batch_norm(
-        self, name: str, x: str, exponent: int, mean: float = 0.0, odd: int | None = None
-    ) -> str:
-        """Batch norm that divides exactly by 2**exponent, around a mean.
-
-        With odd given it belongs to a float layer: gamma is 1 and beta gets 2**-odd, so that no
-        result is zero. Otherwise gamma is 1 or 1/2.
-        """
-        c = self.channels[x]
-        # sqrt(variance + epsilon) must come out as a power of two in float32.
-        variance = np.full(c, np.float32(4.0**exponent) - EPSILON, np.float32)
-        means = np.full(c, round(mean * 8) / 8, np.float32)
-        gamma = np.ones(c, np.float32)
-        beta = self.rng.randint(-2, 3, c).astype(np.float32) / 8
-        if odd is None:
-            gamma = self.rng.choice(np.array([0.5, 1], np.float32), c)
-        else:
-            beta += np.float32(2.0**-odd)
-        parts: dict[str, np.ndarray] = {
-            "gamma": gamma,
-            "beta": beta,
-            "mean": means,
-            "variance": variance,
-        }
-        names = [self.constant(f"{name}.{part}", value) for part, value in parts.items()]
-        return self.node("BatchNormalization", name, [x, *names], epsilon=float(EPSILON))
-
-    def head(self, x: str, classes: int) -> str:
-        """Global average pool and a dense layer with ordinary random weights."""
-        ci = self.channels[x]
-        pooled = self.node("GlobalAveragePool", "head.pool", [x])
-        flat = self.node("Flatten", "head.flatten", [pooled], ci, axis=1)
-        w = (self.rng.randn(classes, ci) / math.sqrt(ci)).astype(np.float32)
-        b = (self.rng.randn(classes) / 10).astype(np.float32)
-        weight, bias = self.constant("head.weight", w), self.constant("head.bias", b)
-        return self.node("Gemm", "head.dense", [flat, weight, bias], classes, transB=1)
-
-    def model(self, output: str) -> onnx.ModelProto:
-        """The finished, checked model with input ``input`` [1, 3, size, size]."""
-        shape = [1, 3, self.size, self.size]
-        self.nodes[-1].output[0] = "output"
-        assert self.nodes[-1].name == output
-        graph = helper.make_graph(
-            self.nodes,
-            self.name,
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-            [
-                helper.make_tensor_value_info(
-                    "output", TensorProto.FLOAT, [1, self.channels[output]]
-                )
-            ],
-            self.initializers,
-        )
-        opset = helper.make_opsetid("", OPSET)
-        model = helper.make_model(graph, opset_imports=[opset], producer_name="benchmarks.networks")
-        model.ir_version = 8
-        model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-        onnx.checker.check_model(model)
-        return model
-
-
-def spread(taps: int) -> int:
-    """The power of two nearest to the standard deviation of a sum of so many random signs."""
-    return round(math.log2(math.sqrt(taps)))
+SAME = [0, 0, 1, 1]  # pads of a 3x3 window of stride 2 as TensorFlow places them
 
 
 def bireal18(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelProto:
@@ -190,11 +42,18 @@ def bireal18(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelP
     # The maximum of nine lies above the mean: shift it back, so that signs are balanced.
     x = net.batch_norm("stem.bn", x, exponent=2, mean=6, odd=8)
     x = net.node("MaxPool", "stem.pool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    return net.model(net.head(_residual_stages(net, x, [1] * 4), classes))
+
+
+def _residual_stages(net: Builder, x: str, pads: list[int]) -> str:
+    """Four stages of four binary 3x3 convolutions, each with its own shortcut; three of them halve
+    the map, with these pads, beside a 2x2 average pool and a float 1x1 convolution.
+    """
     for stage, co in enumerate([64, 128, 256, 512], start=1):
         for index in range(4):
             name = f"stage{stage}.{index}"
             stride = 2 if co != net.channels[x] else 1
-            y = net.binary_conv(f"{name}.conv", x, co, stride)
+            y = net.binary_conv(f"{name}.conv", x, co, stride, pads=pads if stride == 2 else None)
             y = net.batch_norm(f"{name}.bn", y, exponent=0)
             if stride == 2:
                 x = net.node(
@@ -203,24 +62,77 @@ def bireal18(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelP
                 x = net.float_conv(f"{name}.down.conv", x, co, k=1, stride=1, pads=[0] * 4)
                 x = net.batch_norm(f"{name}.down.bn", x, exponent=2, odd=3 + 5 * stage)
             x = net.node("Add", f"{name}.add", [y, x])
-    return net.model(net.head(x, classes))
+    return x
 
 
-def quicknet(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelProto:
-    """QuickNet: four sections of four binary 3x3 convolutions, ReLU before batch norm, +1 padding.
+def resnet_e18(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelProto:
+    """BinaryResNetE-18: as Bi-Real-Net-18, with a ReLU and two batch norms in the stem and
+    TensorFlow's asymmetric padding.
+    """
+    net = Builder("resnet_e18", size, seed)
+    x = net.batch_norm("stem.bn2", _relu_stem(net), exponent=0, mean=1.25, odd=8)
+    return net.model(net.head(_residual_stages(net, x, SAME), classes))
+
+
+def _relu_stem(net: Builder) -> str:
+    """7x7 convolution, batch norm, ReLU, max pool: positive multiples of 1/32."""
+    x = net.float_conv("stem.conv", "input", 64, k=7, stride=2, pads=[2, 2, 3, 3])
+    x = net.node("Relu", "stem.relu", [net.batch_norm("stem.bn", x, exponent=2)])
+    return net.node("MaxPool", "stem.pool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=SAME)
+
+
+def densenet28(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelProto:
+    """BinaryDenseNet-28: four blocks of 6, 6, 6 and 5 binary 3x3 convolutions, each of which reads
+    everything before it in its block and adds 64 channels.
+
+    Between blocks: batch norm, 2x2 max pool, ReLU and a float 1x1 convolution.
+    """
+    net = Builder("densenet28", size, seed)
+    x = _relu_stem(net)
+    # Means and powers of two that keep signs balanced: what is positive lies above 0.
+    mean, exponent = 1.25, 0
+    for block, (layers, reduced) in enumerate([(6, 160), (6, 192), (6, 256), (5, 0)], start=1):
+        for index in range(layers):
+            name = f"block{block}.{index}"
+            y = net.batch_norm(
+                f"{name}.bn", x, exponent, mean if index == 0 else 0.0, odd=8 + 2 * block
+            )
+            y = net.binary_conv(f"{name}.conv", y, 64)
+            channels = net.channels[x] + 64
+            x = net.node("Concat", f"{name}.concat", [x, y], channels, axis=1)
+        name = f"transition{block}"
+        x = net.batch_norm(f"{name}.bn", x, exponent)
+        mean, exponent = 0.0, 1
+        if reduced:
+            x = net.node("MaxPool", f"{name}.pool", [x], kernel_shape=[2, 2], strides=[2, 2])
+            x = net.node("Relu", f"{name}.relu", [x])
+            x = net.float_conv(f"{name}.conv", x, reduced, k=1, stride=1, pads=[0] * 4)
+    x = net.node("Relu", "head.relu", [x])
+    return net.model(net.node("Softmax", "head.softmax", [net.head(x, classes)], axis=1))
+
+
+def quicknet(
+    size: int = 224,
+    classes: int = 1000,
+    seed: int = 0,
+    name: str = "quicknet",
+    widths: tuple[int, ...] = (64, 128, 256, 512),
+    depths: tuple[int, ...] = (4, 4, 4, 4),
+) -> onnx.ModelProto:
+    """QuickNet: four sections of binary 3x3 convolutions, ReLU before batch norm, +1 padding.
 
     Between sections: ReLU, 2x2 max pool of stride 1, depthwise 3x3 of stride 2 and a float 1x1
     convolution. TensorFlow's SAME padding of the stem is asymmetric.
     """
-    same = [0, 0, 1, 1]
-    net = Builder("quicknet", size, seed)
-    x = net.float_conv("stem.conv", "input", 16, k=3, stride=2, pads=same)
+    net = Builder(name, size, seed)
+    first = widths[0] // 4
+    x = net.float_conv("stem.conv", "input", first, k=3, stride=2, pads=SAME)
     x = net.node("Relu", "stem.relu", [net.batch_norm("stem.bn", x, exponent=2, odd=8)])
-    x = net.float_conv("stem.depthwise", x, 16, k=3, stride=2, pads=same, groups=16)
+    x = net.float_conv("stem.depthwise", x, first, k=3, stride=2, pads=SAME, groups=first)
     x = net.batch_norm("stem.depthwise_bn", x, exponent=1, odd=9)
-    x = net.float_conv("stem.pointwise", x, 64, k=1, stride=1, pads=[0] * 4)
+    x = net.float_conv("stem.pointwise", x, widths[0], k=1, stride=1, pads=[0] * 4)
     x = net.batch_norm("stem.pointwise_bn", x, exponent=1, odd=11)
-    for section, co in enumerate([64, 128, 256, 512], start=1):
+    for section, (co, depth) in enumerate(zip(widths, depths, strict=True), start=1):
         if section > 1:
             name = f"transition{section - 1}"
             x = net.node("Relu", f"{name}.relu", [x])
@@ -229,7 +141,7 @@ def quicknet(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelP
             x = net.float_conv(f"{name}.blur", x, groups, 3, stride=2, pads=[1] * 4, groups=groups)
             x = net.float_conv(f"{name}.conv", x, co, k=1, stride=1, pads=[0] * 4)
             x = net.batch_norm(f"{name}.bn", x, exponent=3, odd=7 + 4 * section)
-        for index in range(4):
+        for index in range(depth):
             name = f"section{section}.{index}"
             y = net.binary_conv(f"{name}.conv", x, co, one_padded=True)
             y = net.node("Relu", f"{name}.relu", [y])
@@ -240,6 +152,16 @@ def quicknet(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelP
     x = net.node("Relu", "head.relu", [x])
     dense = net.head(x, classes)
     return net.model(net.node("Softmax", "head.softmax", [dense], axis=1))
+
+
+def quicknet_small(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelProto:
+    """QuickNetSmall: half the channels in the first two sections."""
+    return quicknet(size, classes, seed, "quicknet_small", (32, 64, 256, 512))
+
+
+def quicknet_large(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelProto:
+    """QuickNetLarge: sections of 6, 8, 12 and 6 binary convolutions."""
+    return quicknet(size, classes, seed, "quicknet_large", depths=(6, 8, 12, 6))
 
 
 def reactnet_a(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelProto:
@@ -280,7 +202,11 @@ def reactnet_a(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.Mode
 
 NETWORKS: dict[str, Callable[..., onnx.ModelProto]] = {
     "bireal18": bireal18,
+    "resnet_e18": resnet_e18,
+    "densenet28": densenet28,
+    "quicknet_small": quicknet_small,
     "quicknet": quicknet,
+    "quicknet_large": quicknet_large,
     "reactnet_a": reactnet_a,
 }
 

@@ -12,6 +12,16 @@ import pytest
 
 from benchmarks import networks
 
+SIGNS = {
+    "bireal18": 16,
+    "resnet_e18": 16,
+    "densenet28": 23,
+    "quicknet_small": 16,
+    "quicknet": 16,
+    "quicknet_large": 32,
+    "reactnet_a": 26,
+}
+
 
 def run_with(model: onnx.ModelProto, x: np.ndarray, level: str) -> dict[str, np.ndarray]:
     """Output and every Sign and Sign input, by onnxruntime at one optimisation level."""
@@ -32,6 +42,10 @@ def run_with(model: onnx.ModelProto, x: np.ndarray, level: str) -> dict[str, np.
     ("name", "binary", "floating"),
     [
         ("bireal18", 1.676e9, 0.138e9),
+        ("resnet_e18", 1.676e9, 0.138e9),
+        ("densenet28", 3.587e9, 0.2025e9),
+        ("quicknet_small", 1.156e9, 0.01594e9),
+        ("quicknet_large", 3.70e9, 0.030e9),
         ("quicknet", 1.850e9, 0.030e9),
         ("reactnet_a", 4.82e9, 0.0119e9),
     ],
@@ -66,7 +80,7 @@ def test_no_sign_is_of_zero_and_no_sign_depends_on_the_order_of_sums(name: str) 
     plain = run_with(model, x, "ORT_DISABLE_ALL")
     optimised = run_with(model, x, "ORT_ENABLE_ALL")
     signs = [node for node in model.graph.node if node.op_type == "Sign"]
-    assert len(signs) == {"bireal18": 16, "quicknet": 16, "reactnet_a": 26}[name]
+    assert len(signs) == SIGNS[name]
     for node in signs:
         source, sign = plain[node.input[0]], plain[node.output[0]]
         assert (source != 0).all()
