@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,16 @@ import onnx_ir as ir
 from tvm import relax
 from tvm.target import Target
 
-from bnn_tvm.importer.value import Bits, Order, Steps, Value, moves_nothing, natural
+from bnn_tvm.importer.value import (
+    Bits,
+    Order,
+    Parts,
+    Steps,
+    Value,
+    moves_nothing,
+    natural,
+    whole_words,
+)
 from topi_ext import kernels
 from topi_ext.bitpack import pack
 from topi_ext.isa import isa_of
@@ -32,21 +42,21 @@ class Builder:
         self.values: dict[str, Value] = {}
         self.origins: dict[str, tuple[str, str]] = {}
         self.opaque: set[str] = set()
-        self._origin = ("", "other")
+        self.origin = ("", "other")
         self._packed: dict[tuple[object, ...], relax.Var] = {}
 
     def begin(self, node: ir.Node, kind: str | None = None) -> None:
         """Charge what is emitted from now on to `node`."""
-        self._origin = (str(node.name), kind or node.op_type)
+        self.origin = (str(node.name), kind or node.op_type)
 
     def begin_output(self, name: str) -> None:
         """Charge what is emitted from now on to the layout of an output."""
-        self._origin = (name, "transpose")
+        self.origin = (name, "transpose")
 
     def emit(self, expr: relax.Expr) -> relax.Var:
         """Bind an expression, unless it is bound already."""
         var = expr if isinstance(expr, relax.Var) else self.bb.emit(expr)
-        self.origins.setdefault(var.name, self._origin)
+        self.origins.setdefault(var.name, self.origin)
         return var
 
     def emit_te(
@@ -80,6 +90,8 @@ class Builder:
             source = value.steps.source
             value.order = source.order
             value.expr = self._signs(value.steps, source.order)
+        if value.parts is not None and value.expr is None:
+            value.expr = self._concat(value.parts, value.order)
         assert value.expr is not None
         if order == value.order:
             return value.expr
@@ -87,6 +99,21 @@ class Builder:
         if moves_nothing(value.storage_shape(), permutation):
             return self.emit(relax.op.reshape(value.expr, value.storage_shape(order)))
         return self.emit(relax.op.permute_dims(value.expr, permutation))
+
+    def _concat(self, parts: Parts, order: Order) -> relax.Expr:
+        def emit() -> relax.Var:
+            stored = [self.stored(value, order) for value in parts.values]
+            return self.emit(relax.op.concat(stored, axis=order.index(parts.axis)))
+
+        return self._charged(parts.origin, emit)
+
+    def _charged(self, origin: tuple[str, str], emit: Callable[[], relax.Var]) -> relax.Var:
+        """What `emit` binds, charged to another (layer, kind)."""
+        reader, self.origin = self.origin, origin
+        try:
+            return emit()
+        finally:
+            self.origin = reader
 
     def _signs(self, steps: Steps, order: Order) -> relax.Expr:
         rank = steps.source.rank
@@ -162,7 +189,7 @@ class Builder:
         )
         bits = self._packed.get(key)
         if bits is None:
-            bits = self._packed[key] = self._pack(steps, params, kernel.word_bits, dense)
+            bits = self._packed[key] = self._pack_parts(steps, params, kernel.word_bits, dense)
         return self._prepared(bits, kernel, params)
 
     def _prepared(self, bits: relax.Var, kernel: Kernel, params: ConvParams) -> relax.Var:
@@ -199,6 +226,20 @@ class Builder:
         if key not in self._packed:
             self._packed[key] = self.emit(relax.op.reshape(expr, extents))
         return self._packed[key]
+
+    def _pack_parts(
+        self, steps: Steps, params: ConvParams, word_bits: int, dense: bool
+    ) -> relax.Var:
+        """The words of a binariser; of a concatenation, the words of its parts side by side."""
+        parts = () if dense else whole_words(steps, word_bits, params.groups)
+        if not parts:
+            return self._pack(steps, params, word_bits, dense)
+        words = [
+            self._pack(part, replace(params, ci=part.source.shape[1]), word_bits, dense)
+            for part in parts
+        ]
+        layer = self.origin[0]
+        return self._charged((layer, "pack"), lambda: self.emit(relax.op.concat(words, axis=3)))
 
     def _pack(self, steps: Steps, params: ConvParams, word_bits: int, dense: bool) -> relax.Var:
         if dense:

@@ -8,7 +8,7 @@ from tvm import relax
 
 from bnn_tvm.importer.builder import Builder
 from bnn_tvm.importer.generic import generic
-from bnn_tvm.importer.value import Value, natural
+from bnn_tvm.importer.value import Parts, Value, natural
 from bnn_tvm.passes.graph import shape_of
 
 
@@ -36,13 +36,21 @@ def reshape(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
 
 
 def concat(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
-    """Concatenation in the order of the first computed operand."""
+    """Concatenation in the order of the first computed operand, when something reads it whole.
+
+    Concatenations of concatenations are one, so that a dense block copies nothing for each of its
+    layers: they read the bits of all parts.
+    """
     rank = inputs[0].rank
     axis = node.attributes["axis"].as_int() % rank
     order = next((v.order for v in inputs if v.array is None), natural(rank))
-    parts = [b.stored(v, order) for v in inputs]
-    expr = b.emit(relax.op.concat(parts, axis=order.index(axis)))
-    return [b.new(expr, shape_of(node.outputs[0]), inputs[0].dtype, order)]
+    values: list[Value] = []
+    for value in inputs:
+        pending = value.parts if not value.stored else None
+        whole = pending is None or pending.axis != axis
+        values += [value] if whole or pending is None else pending.values
+    parts = Parts(tuple(values), axis, b.origin)
+    return [Value(shape_of(node.outputs[0]), inputs[0].dtype, order, parts=parts)]
 
 
 def pad(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:

@@ -51,10 +51,22 @@ class Bits:
     turned: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Parts:
+    """A concatenation that is not computed yet: `values` along the logical `axis`.
+
+    Its time will be charged to `origin`, the (layer, kind) of the ONNX node.
+    """
+
+    values: tuple[Value, ...]
+    axis: int
+    origin: tuple[str, str]
+
+
 @dataclass(eq=False)
 class Value:
-    """One tensor: `expr` stored in `order`, or a constant `array`, or a pending binarisation, or
-    `bits` that only binary layers read.
+    """One tensor: `expr` stored in `order`, or a constant `array`, or a pending binarisation or
+    concatenation, or `bits` that only binary layers read.
 
     `shape` is the logical (ONNX) shape, `dtype` a NumPy dtype name.
     """
@@ -66,6 +78,7 @@ class Value:
     array: np.ndarray | None = None
     steps: Steps | None = None
     bits: Bits | None = None
+    parts: Parts | None = None
     stored: dict[Order, relax.Expr] = field(default_factory=dict)
 
     @property
@@ -82,3 +95,29 @@ def moves_nothing(shape: tuple[int, ...], permutation: Order) -> bool:
     """Whether transposing a tensor of `shape` leaves every element where it lies."""
     moved = [axis for axis in permutation if shape[axis] != 1]
     return moved == sorted(moved)
+
+
+def whole_words(steps: Steps, word_bits: int, groups: int) -> tuple[Steps, ...]:
+    """The binarisation of each part of a concatenation of channels that is not computed yet.
+
+    Empty if `steps` binarises something else, or if a part ends within a word of a group.
+    """
+    parts = steps.source.parts
+    if parts is None or steps.source.stored or parts.axis != 1 or groups != 1:
+        return ()
+    sizes = [value.shape[1] for value in parts.values]
+    if any(size % word_bits for size in sizes[:-1]):
+        return ()
+    found, begin = [], 0
+    for value, size in zip(parts.values, sizes, strict=True):
+        channels = slice(begin, begin + size)
+        threshold = _of_channels(steps.threshold, value.rank, channels)
+        found.append(Steps(value, threshold, _of_channels(steps.flip, value.rank, channels)))
+        begin += size
+    return tuple(found)
+
+
+def _of_channels(array: np.ndarray, rank: int, channels: slice) -> np.ndarray:
+    """Of an array that broadcasts against [n, c, ...] what belongs to some channels."""
+    full = array.reshape((1,) * (rank - array.ndim) + array.shape)
+    return full if full.shape[1] == 1 else full[:, channels]

@@ -10,8 +10,8 @@ import tvm
 from tests.topi_ext import float_case
 from topi_ext.isa import RUNS_ON, isa_of
 from topi_ext.kernels import Kernel, candidates, select, table
-from topi_ext.params import ConvParams
 from topi_ext.parallel import PARALLEL_FLOAT_MACS
+from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
 
 HOST = float_case.host()

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
-from tvm import te, topi
+from tvm import te, tirx, topi
 
 from tests.topi_ext import float_case
 from topi_ext import conv2d, reference, softmax
@@ -151,6 +151,33 @@ def test_concatenation(widths: tuple[int, ...], axis: int) -> None:
     parts = [_data(*shape) + i for i, shape in enumerate(shapes)]
     actual = _run(lambda *t: topi.concatenate(list(t), axis), *parts)
     np.testing.assert_array_equal(actual, np.concatenate(parts, axis))
+
+
+@pytest.mark.parametrize("widths", [(16, 32), (37, 3, 64), (1, 1)])
+def test_arithmetic_behind_a_concatenation(widths: tuple[int, ...]) -> None:
+    parts, slope = [_data(2, 40, 30, c) for c in widths], _data(sum(widths))
+    whole = np.concatenate(parts, -1)
+
+    def build(*tensors: te.Tensor) -> te.Tensor:
+        *given, s = tensors
+        joined = topi.concatenate(list(given), -1)
+        above = topi.greater(joined, tirx.const(0, "float32"))
+        return topi.add(topi.where(above, joined, topi.multiply(joined, s)), joined)
+
+    expected = np.where(whole > 0, whole, whole * slope) + whole
+    np.testing.assert_allclose(_run(build, *parts, slope), expected, rtol=1e-6)
+
+
+def test_segments_that_are_too_many_stay_together() -> None:
+    shape = (2, 3, 4, 5)
+    x = _data(*shape)
+
+    def build(t: te.Tensor) -> te.Tensor:
+        padded = topi.nn.pad(t, [1] * 4, [1] * 4, 0.5)
+        return topi.nn.pad(padded, [2] * 4, [2] * 4, -1.0)
+
+    expected = np.pad(np.pad(x, 1, constant_values=0.5), 2, constant_values=-1.0)
+    np.testing.assert_array_equal(_run(build, x), expected)
 
 
 REDUCTIONS: list[tuple[str, Callable[..., te.Tensor], Callable[[np.ndarray], np.ndarray]]] = [

@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 import tvm
-from tvm import te
+from tvm import te, tirx, topi
 from tvm.target import Target
 
 from topi_ext import kernels, reference
@@ -118,3 +118,14 @@ def test_packing_compares_vectors_and_takes_their_mask(word_bits: int) -> None:
     assert "vcmpleps" in text or "vcmpgeps" in text
     assert "vpmovmskb" in text or "vmovmskps" in text
     assert "AllocWorkspace" not in text
+
+
+def test_a_concatenation_with_arithmetic_behind_it_runs_in_vectors() -> None:
+    parts = [te.placeholder((1, 28, 28, c), "float32", f"x{c}") for c in (64, 96)]
+    slope = te.placeholder((160,), "float32", "slope")
+    joined = topi.concatenate(parts, -1)
+    above = topi.greater(joined, tirx.const(0, "float32"))
+    out = topi.where(above, joined, topi.multiply(joined, slope))
+    text = assembly([*parts, slope, out], "znver4")
+    assert "mulps" in text
+    assert not re.search(r"mulss|comiss", text)
