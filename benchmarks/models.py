@@ -17,46 +17,28 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import importlib.util
 import json
-import logging
 import os
-import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
-from benchmarks import openvino_model
+from benchmarks import openvino_model, peers
 from benchmarks.networks import NETWORKS, count_macs, sample_input
+from benchmarks.timing import Times, cpu_name, relative_error, time_in_turns
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-BLOCK = 8
-WARM_UP = 3
 # Signs agree exactly on these networks (see networks.py), so only the head's rounding is left.
 TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Times:
-    """Wall-clock times of one run, milliseconds."""
-
-    min_ms: float
-    median_ms: float
-    p95_ms: float
-
-    @classmethod
-    def of(cls, seconds: list[float]) -> Times:
-        low, median, p95 = np.percentile(np.array(seconds) * 1e3, [0, 50, 95])
-        return cls(float(low), float(median), float(p95))
 
 
 @dataclass(frozen=True)
@@ -91,123 +73,50 @@ class Result:
         return self.one_thread.min_ms / self.bnn_tvm.min_ms if self.one_thread else None
 
 
-def onnxruntime_runner(model: onnx.ModelProto, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A function input -> output through onnxruntime with all its optimisations."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return lambda x: np.asarray(session.run(["output"], {"input": x})[0])
-
-
-def quantized(model: onnx.ModelProto, samples: int = 4) -> onnx.ModelProto:
-    """`model` in 8 bits as onnxruntime quantises it: per channel, calibrated with random inputs."""
-    from onnxruntime import quantization
-
-    class Random(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = [{"input": sample_input(model, seed)} for seed in range(samples)]
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return self.left.pop() if self.left else None
-
-    level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # it suggests its preprocessing, for accuracy
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "int8.onnx"
-            own = onnx.ModelProto()
-            own.CopyFrom(model)  # it moves the weights of what it is given into a file
-            quantization.quantize_static(
-                own,
-                path,
-                Random(),
-                per_channel=True,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-            )
-            return onnx.load(path)
-    finally:
-        logging.getLogger().setLevel(level)
-
-
-def time_in_turns(runners: list[Callable[[], object]], repeat: int) -> list[Times]:
-    """Times of at least `repeat` runs of each runner, taken in alternating blocks."""
-    for runner in runners:
-        for _ in range(WARM_UP):
-            runner()
-    seconds: list[list[float]] = [[] for _ in runners]
-    while len(seconds[0]) < repeat:
-        for taken, runner in zip(seconds, runners, strict=True):
-            # onnxruntime's idle threads spin for a while: let them go to sleep.
-            time.sleep(0.02)
-            runner()
-            for _ in range(BLOCK):
-                start = time.perf_counter()
-                runner()
-                taken.append(time.perf_counter() - start)
-    return [Times.of(taken) for taken in seconds]
-
-
-def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
-    """Largest difference, in units of the largest value of the reference."""
-    return float(np.abs(ours - reference).max() / np.abs(reference).max())
-
-
 def measure(name: str, size: int, threads: int, repeat: int, layers: bool) -> Result:
     """Compile, check and time one network."""
     import bnn_tvm
 
     proto = NETWORKS[name](size=size)
     x = sample_input(proto)
-    reference = onnxruntime_runner(proto, threads)
-    int8 = onnxruntime_runner(quantized(proto), threads)
+    others = peers.runners(proto, threads)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         compiled = bnn_tvm.compile_model(proto, target="host", cache=False)
         compiled.save(str(Path(folder) / name))
         compile_s = time.perf_counter() - start
-        model = bnn_tvm.load(str(Path(folder) / f"{name}.so"), threads=threads)
-        runners: dict[str, Callable[[], object]] = {
-            "bnn_tvm": lambda: model.run({"input": x}),
-            "fp32": lambda: reference(x),
-            "int8": lambda: int8(x),
-        }
+        path = str(Path(folder) / f"{name}.so")
+        ours = {"bnn_tvm": bnn_tvm.load(path, threads=threads)}
         if threads > 1:
-            single = bnn_tvm.load(str(Path(folder) / f"{name}.so"), threads=1)
-            runners["single"] = lambda: single.run({"input": x})
-        ours, theirs = model.run({"input": x})["output"], reference(x)
-        openvino_error = None
-        if openvino_model.installed():
-            openvino = openvino_model.runner(proto, threads)
-            openvino_error = relative_error(openvino(x), theirs)
-            runners["openvino"] = lambda: openvino(x)
-        times = dict(zip(runners, time_in_turns(list(runners.values()), repeat), strict=True))
-        profile = per_layer(model, x) if layers else []
+            ours["single"] = bnn_tvm.load(path, threads=1)
+        results = {"bnn_tvm": ours["bnn_tvm"].run(x)["output"]}
+        results |= {peer: run(x) for peer, run in others.items()}
+        runs = {key: functools.partial(model.run, x) for key, model in ours.items()}
+        runs |= {peer: functools.partial(run, x) for peer, run in others.items()}
+        times = dict(zip(runs, time_in_turns(list(runs.values()), repeat), strict=True))
+        profile = per_layer(ours["bnn_tvm"], x) if layers else []
     binary, floating = count_macs(proto)
+    reference = results["fp32"]
+
+    def slower(peer: str) -> float:
+        return times[peer].median_ms / times["bnn_tvm"].median_ms
+
+    openvino = "openvino" in others
     return Result(
         network=name,
         binary_macs=binary,
         float_macs=floating,
         compile_s=compile_s,
-        max_rel_error=relative_error(ours, theirs),
-        same_top1=bool(ours.argmax() == theirs.argmax()),
+        max_rel_error=relative_error(results["bnn_tvm"], reference),
+        same_top1=bool(results["bnn_tvm"].argmax() == reference.argmax()),
         bnn_tvm=times["bnn_tvm"],
         onnxruntime=times["fp32"],
         onnxruntime_int8=times["int8"],
         openvino=times.get("openvino"),
-        openvino_rel_error=openvino_error,
-        speedup=times["fp32"].median_ms / times["bnn_tvm"].median_ms,
-        speedup_int8=times["int8"].median_ms / times["bnn_tvm"].median_ms,
-        speedup_openvino=(
-            times["openvino"].median_ms / times["bnn_tvm"].median_ms
-            if "openvino" in times
-            else None
-        ),
+        openvino_rel_error=relative_error(results["openvino"], reference) if openvino else None,
+        speedup=slower("fp32"),
+        speedup_int8=slower("int8"),
+        speedup_openvino=slower("openvino") if openvino else None,
         one_thread=times.get("single"),
         layers=profile,
     )
@@ -304,46 +213,6 @@ def show_threads(results: list[Result], threads: int, console: Console) -> None:
     console.print(table)
 
 
-def plot(results: list[Result], threads: int, path: Path) -> None:
-    """Draw the medians as bars, one group a network, into a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2 + 2.4 * len(results), 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    sides = {
-        "bnn_tvm": "bnn_tvm",
-        "openvino": "OpenVINO BinaryConvolution",
-        "onnxruntime_int8": "onnxruntime int8",
-        "onnxruntime": "onnxruntime fp32",
-    }
-    sides = {key: label for key, label in sides.items() if getattr(results[0], key) is not None}
-    step = 0.84 / len(sides)
-    for index, (side, label) in enumerate(sides.items()):
-        times = [getattr(r, side).median_ms for r in results]
-        places = [group + (index - (len(sides) - 1) / 2) * step for group in range(len(results))]
-        bars = axes.bar(places, times, 0.93 * step, label=label)
-        axes.bar_label(bars, fmt="%.1f", fontsize=8)
-    axes.set_xticks(range(len(results)), [r.network for r in results])
-    axes.set_ylabel("milliseconds a run (median)")
-    axes.set_yscale("log")
-    axes.set_title(f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}", fontsize=9)
-    figure.legend(loc="outside lower center", ncols=2)
-    figure.savefig(path, format="png", dpi=150)
-
-
-def cpu_name() -> str:
-    """What the processor calls itself."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=sorted(NETWORKS), help="measure one network")
@@ -361,6 +230,8 @@ def main(argv: list[str] | None = None) -> int:
         for name in ([args.only] if args.only else NETWORKS)
     ]
     if args.plot:
+        from benchmarks.plot import plot
+
         plot(results, args.threads, args.plot)
     if args.json:
         networks = [{**asdict(r), "agrees": r.agrees, "scaling": r.scaling} for r in results]

@@ -20,13 +20,13 @@ class Builder:
     which is the name of the node. Channel counts are remembered by tensor.
     """
 
-    def __init__(self, name: str, size: int, seed: int) -> None:
+    def __init__(self, name: str, size: int, seed: int, channels: int = 3) -> None:
         self.name = name
         self.size = size
         self.rng = np.random.RandomState(seed)
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
-        self.channels = {"input": 3}
+        self.channels = {"input": channels}
 
     def constant(self, name: str, value: np.ndarray) -> str:
         self.initializers.append(numpy_helper.from_array(value, name))
@@ -133,19 +133,15 @@ class Builder:
         return self.node("Gemm", "head.dense", [flat, weight, bias], classes, transB=1)
 
     def model(self, output: str) -> onnx.ModelProto:
-        """The finished, checked model with input ``input`` [1, 3, size, size]."""
-        shape = [1, 3, self.size, self.size]
+        """The finished, checked model with input ``input`` [1, channels, size, size]."""
+        shape = [1, self.channels["input"], self.size, self.size]
         self.nodes[-1].output[0] = "output"
         assert self.nodes[-1].name == output
         graph = helper.make_graph(
             self.nodes,
             self.name,
             [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-            [
-                helper.make_tensor_value_info(
-                    "output", TensorProto.FLOAT, [1, self.channels[output]]
-                )
-            ],
+            [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)],
             self.initializers,
         )
         opset = helper.make_opsetid("", OPSET)

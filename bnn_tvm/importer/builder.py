@@ -98,7 +98,8 @@ class Builder:
         permutation = tuple(value.order.index(axis) for axis in order)
         if moves_nothing(value.storage_shape(), permutation):
             return self.emit(relax.op.reshape(value.expr, value.storage_shape(order)))
-        return self.emit(relax.op.permute_dims(value.expr, permutation))
+        moved = relax.op.permute_dims(value.expr, permutation)
+        return self._charged((self.origin[0], "transpose"), lambda: self.emit(moved))
 
     def _concat(self, parts: Parts, order: Order) -> relax.Expr:
         def emit() -> relax.Var:

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import models
+from benchmarks import models, openvino_model, peers, timing
 
 
 def test_percentiles_are_in_milliseconds() -> None:
-    times = models.Times.of([0.001 * n for n in range(1, 102)])
+    times = timing.Times.of([0.001 * n for n in range(1, 102)])
     assert times.min_ms == pytest.approx(1)
     assert times.median_ms == pytest.approx(51)
     assert times.p95_ms == pytest.approx(96)
@@ -26,14 +26,14 @@ def test_every_runner_is_timed_at_least_as_often_as_asked() -> None:
     def runner(index: int) -> None:
         calls[index] += 1
 
-    times = models.time_in_turns([lambda: runner(0), lambda: runner(1)], repeat=10)
+    times = timing.time_in_turns([lambda: runner(0), lambda: runner(1)], repeat=10)
     assert len(times) == 2
-    assert calls[0] == calls[1] >= 10 + models.WARM_UP
+    assert calls[0] == calls[1] >= 10 + timing.WARM_UP
 
 
 def test_error_is_relative_to_the_largest_value() -> None:
     reference = np.array([0.5, -4.0])
-    assert models.relative_error(reference + 0.02, reference) == pytest.approx(0.005)
+    assert timing.relative_error(reference + 0.02, reference) == pytest.approx(0.005)
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def test_compiled_network_agrees_with_onnxruntime(
 
 
 def _result(**fields: object) -> models.Result:
-    times = models.Times(1.0, 2.0, 3.0)
+    times = timing.Times(1.0, 2.0, 3.0)
     values = dict.fromkeys(("bnn_tvm", "onnxruntime", "onnxruntime_int8"), times)
     numbers = dict.fromkeys(("binary_macs", "float_macs", "compile_s", "max_rel_error"), 0.0)
     absent = dict.fromkeys(("openvino", "openvino_rel_error", "speedup_openvino", "one_thread"))
@@ -67,7 +67,7 @@ def _result(**fields: object) -> models.Result:
         {"max_rel_error": 1e-2},
         {"same_top1": False},
         {"max_rel_error": np.nan},
-        {"openvino": models.Times(1, 2, 3), "speedup_openvino": 1.5, "openvino_rel_error": 0.5},
+        {"openvino": timing.Times(1, 2, 3), "speedup_openvino": 1.5, "openvino_rel_error": 0.5},
     ],
 )
 def test_a_wrong_result_is_said_and_fails(
@@ -86,15 +86,15 @@ def test_openvino_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in models.NETWORKS:
         model = models.NETWORKS[name](size=64)
         x = models.sample_input(model)
-        theirs = models.openvino_model.runner(model, 1)(x)
-        reference = models.onnxruntime_runner(model, 1)(x)
-        assert models.relative_error(theirs, reference) < models.TOLERANCE, name
+        theirs = openvino_model.runner(model, 1)(x)
+        reference = peers.onnxruntime_runner(model, 1)(x)
+        assert timing.relative_error(theirs, reference) < models.TOLERANCE, name
 
 
 def test_threads_are_compared_with_one_by_minima(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = _result(one_thread=models.Times(1.9, 9.0, 9.0))
+    result = _result(one_thread=timing.Times(1.9, 9.0, 9.0))
     monkeypatch.setattr(models, "measure", lambda *_: result)
     assert models.main(["--only", "quicknet", "--threads", "2"]) == 0
     assert "1.90x" in capsys.readouterr().out
@@ -104,7 +104,7 @@ def test_threads_are_compared_with_one_by_minima(
 def test_the_quantised_network_convolves_in_eight_bits() -> None:
     given = models.NETWORKS["quicknet"](size=32)
     before = given.SerializeToString()
-    model = models.quantized(given, samples=1)
+    model = peers.quantized(given, samples=1)
     assert given.SerializeToString() == before
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     producers = {node.output[0]: node for node in model.graph.node}
