@@ -89,13 +89,14 @@ class Case:
 class PackCase:
     """Packing of a layer's float input: with one threshold, one per channel, or turned ones too.
 
-    name: a C identifier. limits: "zero", "channel" or "turned".
+    name: a C identifier. limits: "zero", "channel" or "turned". dtype: of the input.
     """
 
     name: str
     params: ConvParams
     word_bits: int
     limits: str = "zero"
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -142,12 +143,12 @@ def prepare_case(case: Case | PackCase, target: Target) -> Prepared:
 def _prepare_pack(case: PackCase, target: Target) -> Prepared:
     p = case.params
     rng = np.random.default_rng(len(str(p)))
-    x = rng.integers(-3, 4, (p.n, p.h, p.w, p.ci)).astype(np.float32)
+    x = rng.integers(-3, 4, (p.n, p.h, p.w, p.ci)).astype(case.dtype)
     x[rng.random(x.shape) < 0.1] = -0.0
     x[rng.random(x.shape) < 0.1] = np.nan
     arrays = [x]
     if case.limits != "zero":
-        special = np.array([-1, -0.0, 0, 2, np.inf, -np.inf, np.nan], np.float32)
+        special = np.array([-1, -0.0, 0, 2, np.inf, -np.inf, np.nan], case.dtype)
         arrays.append(rng.choice(special, p.ci))
     if case.limits == "turned":
         arrays.append(rng.integers(0, 2, p.ci, np.uint8))

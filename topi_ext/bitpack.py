@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import s_tir, te, tirx
 from tvm.target import Target
 from tvm.tirx import PrimFunc, Stmt
@@ -28,15 +29,16 @@ def pack(
 ) -> te.Tensor:
     """Binarise, pack and pad: bit = (x >= threshold) xor flip.
 
-    x: [n, h, w, ci] float32, or an integer type that is compared as float32. threshold: a number
-    or float32 [ci]. flip: None or uint8 [ci], 1 where the comparison turns. Returns
-    uint<word_bits> words [n, hp, wp, groups*cw]: channel c of group g in word
-    g*cw + c // word_bits, bit c % word_bits; bits beyond the group's channels are 0. Padding is
-    all 0, or +1 in the channel bits for pad_value +1.
+    x: [n, h, w, ci] float32 or float16, or an integer type that is compared as float32. threshold:
+    a number or [ci] of the type that is compared (`half_limits` for float16). flip: None or uint8
+    [ci], 1 where the comparison turns. Returns uint<word_bits> words [n, hp, wp, groups*cw]:
+    channel c of group g in word g*cw + c // word_bits, bit c % word_bits; bits beyond the group's
+    channels are 0. Padding is all 0, or +1 in the channel bits for pad_value +1.
     """
     p = params
     cw = p.words(word_bits)
     dtype = f"uint{word_bits}"
+    compared = compared_as(x.dtype)
     top, left, _, _ = p.pads
     border = border_words(p, word_bits)
 
@@ -47,11 +49,11 @@ def pack(
             c = j * word_bits + bit
             cc = tirx.min(c, p.cig - 1) if (cw * word_bits != p.cig) else c
             ch = g * p.cig + cc
-            v = x[n, y - top, xx - left, ch].astype("float32")
+            v = x[n, y - top, xx - left, ch].astype(compared)
             if isinstance(threshold, te.Tensor):
                 b = v >= threshold[ch]
             else:
-                b = v >= tirx.const(threshold, "float32")
+                b = v >= tirx.const(threshold, compared)
             one = tirx.Select(b, tirx.const(1, dtype), tirx.const(0, dtype))
             if flip is not None:
                 one = one ^ flip[ch].astype(dtype)
@@ -70,6 +72,22 @@ def pack(
     limit = 0.0 if isinstance(threshold, te.Tensor) else float(threshold)
     attrs["bnn.threshold"] = repr(limit)
     return te.compute((p.n, p.hp, p.wp, p.groups * cw), word, name="pack", attrs=attrs)
+
+
+def compared_as(dtype: str) -> str:
+    """The float type in which numbers of `dtype` are compared with their thresholds."""
+    return "float16" if dtype == "float16" else "float32"
+
+
+def half_limits(threshold: np.ndarray) -> np.ndarray:
+    """float16 limits with which halves compare as with the float32 `threshold`.
+
+    x >= t holds for a half x exactly when x is at least the smallest half not below t.
+    """
+    with np.errstate(over="ignore"):
+        limit = threshold.astype(np.float16)
+        above = np.nextafter(limit, np.float16(np.inf))
+    return np.where(limit.astype(np.float32) < threshold, above, limit)
 
 
 def border_words(params: ConvParams, word_bits: int) -> list[int]:
@@ -92,11 +110,17 @@ def schedule(func: PrimFunc, target: Target) -> PrimFunc:
         params=ConvParams.parse(str(notes[PARAMS])),
         word_bits=int(notes["bnn.word_bits"]),
         x=next(buffer for (rank, _), buffer in by_type.items() if rank == 4),
-        threshold=by_type.get((1, "float32"), float(str(notes["bnn.threshold"]))),
+        threshold=threshold_of(block, by_type),
         flip=by_type.get((1, "uint8")),
         out=block.writes[0].source,
     )
     return PrimFunc(func.params, writer.write(), func.ret_type, func.attrs)
+
+
+def threshold_of(block: Any, by_type: dict[tuple[int, str], tirx.Buffer]) -> Any:
+    """The thresholds that a pack reads, or the number that it compares with."""
+    number = float(str(block.annotations["bnn.threshold"]))
+    return by_type.get((1, "float32"), by_type.get((1, "float16"), number))
 
 
 def _schedule_fused(sch: s_tir.Schedule) -> PrimFunc:
@@ -196,22 +220,26 @@ class _Writer:
 
     def _mask(self, n: Any, row: Any, xx: Any, channel: Any, size: int) -> Any:
         """The bits of `size` neighbouring channels as an unsigned integer of `size` bits."""
-        x = vload(self.x, [n, row, xx, channel], size)
-        if str(self.x.ty.dtype) != "float32":
-            x = x.astype(f"float32x{size}")
-        if isinstance(self.threshold, tirx.Var):
-            limit = vload(self.threshold, [channel], size)
-        else:
-            limit = tirx.Broadcast(tirx.const(self.threshold, "float32"), size)
+        x, limit = self._compared(n, row, xx, channel, size)
         mask = mask_bits(x >= limit, size)
         if self.flip is not None:
             turned = tirx.NE(vload(self.flip, [channel], size), splat(0, f"uint8x{size}"))
             mask = mask ^ mask_bits(turned, size)
         return mask
 
+    def _compared(self, n: Any, row: Any, xx: Any, channel: Any, size: int) -> tuple[Any, Any]:
+        """`size` neighbouring numbers and their thresholds as vectors of one float type."""
+        compared = compared_as(str(self.x.ty.dtype))
+        x = vload(self.x, [n, row, xx, channel], size)
+        if str(self.x.ty.dtype) != compared:
+            x = x.astype(f"{compared}x{size}")
+        if isinstance(self.threshold, tirx.Var):
+            return x, vload(self.threshold, [channel], size)
+        return x, tirx.Broadcast(tirx.const(self.threshold, compared), size)
+
     def _part(self, n: Any, row: Any, xx: Any, channel: Any, channels: int) -> Any:
         """A word of fewer channels than bits: by eights, then one by one."""
-        dtype = f"uint{self.word_bits}"
+        dtype, compared = f"uint{self.word_bits}", compared_as(str(self.x.ty.dtype))
         value: Any = tirx.const(0, dtype)
         at = 0
         while channels - at >= 8:
@@ -220,11 +248,11 @@ class _Writer:
             at += 8
         for bit in range(at, channels):
             c = channel + bit
-            x = tirx.BufferLoad(self.x, [n, row, xx, c]).astype("float32")
+            x = tirx.BufferLoad(self.x, [n, row, xx, c]).astype(compared)
             if isinstance(self.threshold, tirx.Var):
                 limit = tirx.BufferLoad(self.threshold, [c])
             else:
-                limit = tirx.const(self.threshold, "float32")
+                limit = tirx.const(self.threshold, compared)
             one = tirx.Select(x >= limit, tirx.const(1, dtype), tirx.const(0, dtype))
             if self.flip is not None:
                 one = one ^ tirx.BufferLoad(self.flip, [c]).astype(dtype)

@@ -18,16 +18,17 @@ from .isa import isa_of
 # Makes the loop partition pass split off the last, incomplete tile.
 PARTITION = "pragma_loop_partition_hint"
 
-# Floats in eight vector registers: enough sums in flight to hide the latency of one addition.
+# float32 numbers in eight vector registers: enough sums in flight to hide an addition's latency.
 _RUN = {"avx512_vpopcntdq": 128, "avx2": 64, "neon": 32, "neon32": 16, "generic": 16}
 
 
-def channel_run(channels: int, target: Target) -> int:
+def channel_run(channels: int, target: Target, halves: bool = False) -> int:
     """Channels of one tile: a power of two, or all of them where they are fewer.
 
-    A divisor of the channels is preferred unless it is less than a quarter of the longest run.
+    halves: twice as many fit. A divisor of the channels is preferred unless it is less than a
+    quarter of the longest run.
     """
-    limit = _RUN[isa_of(target)]
+    limit = _RUN[isa_of(target)] * (2 if halves else 1)
     if channels <= limit and channels & (channels - 1) == 0:
         return channels
     for run in (limit, limit // 2, limit // 4):
@@ -52,7 +53,8 @@ def schedule_channel_tile(
     loops = sch.get_loops(last)
     *rest, channel = (loops[axis] for axis in order or range(len(loops)))
     sch.reorder(*rest, channel)
-    run = channel_run(int(sch.get(channel).extent), target)
+    halves = str(sch.get(anchor).writes[0].source.ty.dtype) == "float16"
+    run = channel_run(int(sch.get(channel).extent), target, halves)
     whole = int(sch.get(channel).extent) % run == 0
     outer, inner = sch.split(channel, [None, run])
     if not whole:

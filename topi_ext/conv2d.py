@@ -13,9 +13,9 @@ import numpy as np
 from tvm import te, tirx
 from tvm.target import Target
 
-from .kernels import Kernel, table
+from .kernels import Kernel, short, table
 from .params import ConvParams
-from .register_tile import RegisterTile, schedule_register_tile
+from .register_tile import GENERIC_TILE, RegisterTile, schedule_register_tile
 
 OP = "conv2d"
 
@@ -38,14 +38,16 @@ def pad_nhwc(data: te.Tensor, params: ConvParams, value: float = 0.0) -> te.Tens
     return te.compute((n, params.hp, params.wp, c), element, name="pad")
 
 
-def pack_weights(w: np.ndarray, params: ConvParams, channels: int) -> tuple[np.ndarray, ...]:
-    """float32 [co, ci/groups, kh, kw] to [co/channels, kh, kw, ci/groups, channels].
+def pack_weights(
+    w: np.ndarray, params: ConvParams, channels: int, dtype: str = "float32"
+) -> tuple[np.ndarray, ...]:
+    """float32 [co, ci/groups, kh, kw] to `dtype` [co/channels, kh, kw, ci/groups, channels].
 
     The last block of output channels is filled up with zeros.
     """
     p = params
     blocks = -(-p.co // channels)
-    wide = np.zeros((blocks * channels, p.cig, p.kh, p.kw), np.float32)
+    wide = np.zeros((blocks * channels, p.cig, p.kh, p.kw), dtype)
     wide[: p.co] = w
     packed = wide.reshape(blocks, channels, p.cig, p.kh, p.kw).transpose(0, 3, 4, 2, 1)
     return (np.ascontiguousarray(packed),)
@@ -54,9 +56,10 @@ def pack_weights(w: np.ndarray, params: ConvParams, channels: int) -> tuple[np.n
 def conv2d_nhwc(
     data: te.Tensor, *packed_weights: te.Tensor, params: ConvParams, kernel: Kernel
 ) -> te.Tensor:
-    """Convolution of float32 data [n, hp, wp, ci], already padded, with packed weights.
+    """Convolution of data [n, hp, wp, ci], already padded, with packed weights.
 
-    packed_weights: what `kernel.pack_weights` returned. Returns float32 [n, ho, wo, co].
+    packed_weights: what `kernel.pack_weights` returned. Returns [n, ho, wo, co]. Data, sums and
+    result are of the kernel's dtype.
     Raises ValueError if data is not of the padded shape.
     """
     p = params
@@ -78,9 +81,9 @@ def conv2d_nhwc(
     return te.compute(p.out_shape, element, name="conv2d", attrs=kernel.annotations("acc", p))
 
 
-def register_tile_kernel(isa: str, tile: RegisterTile) -> Kernel:
+def register_tile_kernel(isa: str, tile: RegisterTile, dtype: str = "float32") -> Kernel:
     """The table's row of a conv2d kernel with this register tile."""
-    name = f"conv2d_f32_{isa}_{tile.pixels}x{tile.channels}"
+    name = f"{OP}_{short(dtype)}_{isa}_{tile.pixels}x{tile.channels}"
     # The generic row takes whatever is left over.
     supports = tile.supports if isa != "generic" else lambda params: None
 
@@ -95,12 +98,16 @@ def register_tile_kernel(isa: str, tile: RegisterTile) -> Kernel:
         op=OP,
         isa=isa,
         supports=supports,
-        pack_weights=lambda w, params: pack_weights(w, params, tile.channels_of(params)),
+        pack_weights=lambda w, params: pack_weights(w, params, tile.channels_of(params), dtype),
         compute=compute,
         schedule=partial(schedule_register_tile, tile=tile),
+        dtype=dtype,
         tile={"pixels": tile.pixels, "channels": tile.channels},
         rank=rank,
     )
 
 
-KERNELS = (register_tile_kernel("generic", RegisterTile(pixels=4, channels=8, lanes=4)),)
+KERNELS = (
+    register_tile_kernel("generic", GENERIC_TILE),
+    register_tile_kernel("generic", GENERIC_TILE, "float16"),
+)

@@ -9,9 +9,9 @@ from tvm import te
 from tvm.target import Target
 
 from . import conv2d
-from .kernels import Kernel, table
+from .kernels import Kernel, short, table
 from .params import ConvParams
-from .register_tile import RegisterTile, schedule_register_tile
+from .register_tile import GENERIC_TILE, RegisterTile, schedule_register_tile
 
 OP = "dense"
 
@@ -19,7 +19,7 @@ OP = "dense"
 def dense(
     data: te.Tensor, *packed_weights: te.Tensor, params: ConvParams, kernel: Kernel
 ) -> te.Tensor:
-    """float32 data [rows, k] times packed weights: float32 [rows, n].
+    """Data [rows, k] of the kernel's dtype times packed weights: [rows, n] of that dtype.
 
     params: `ConvParams.dense(rows, k, n)`. packed_weights: what `kernel.pack_weights` made of
     float32 [n, k, 1, 1] (the transposed weight matrix as a 1x1 convolution's).
@@ -39,9 +39,9 @@ def dense(
     )
 
 
-def register_tile_kernel(isa: str, tile: RegisterTile) -> Kernel:
+def register_tile_kernel(isa: str, tile: RegisterTile, dtype: str = "float32") -> Kernel:
     """The table's row of a dense kernel with this register tile."""
-    name = f"dense_f32_{isa}_{tile.pixels}x{tile.channels}"
+    name = f"{OP}_{short(dtype)}_{isa}_{tile.pixels}x{tile.channels}"
 
     def rank(params: ConvParams, target: Target) -> int:
         return -tile.cost(params)
@@ -50,7 +50,7 @@ def register_tile_kernel(isa: str, tile: RegisterTile) -> Kernel:
         return dense(data, *packed, params=params, kernel=table()[name])
 
     def pack_weights(w: np.ndarray, params: ConvParams) -> tuple[np.ndarray, ...]:
-        return conv2d.pack_weights(w, params, tile.channels_of(params))
+        return conv2d.pack_weights(w, params, tile.channels_of(params), dtype)
 
     return Kernel(
         name=name,
@@ -60,9 +60,13 @@ def register_tile_kernel(isa: str, tile: RegisterTile) -> Kernel:
         pack_weights=pack_weights,
         compute=compute,
         schedule=partial(schedule_register_tile, tile=tile),
+        dtype=dtype,
         tile={"pixels": tile.pixels, "channels": tile.channels},
         rank=rank,
     )
 
 
-KERNELS = (register_tile_kernel("generic", RegisterTile(pixels=4, channels=8, lanes=4)),)
+KERNELS = (
+    register_tile_kernel("generic", GENERIC_TILE),
+    register_tile_kernel("generic", GENERIC_TILE, "float16"),
+)

@@ -10,7 +10,7 @@ from tvm.tirx import PrimFunc
 
 from .channel_tile import schedule_channel_tile
 from .epilogue import find_stage
-from .kernels import PARAMS, Kernel, table
+from .kernels import PARAMS, Kernel, short, table
 from .parallel import PARALLEL_FLOAT_MACS
 from .params import ConvParams
 from .register_tile import epilogue_of
@@ -26,18 +26,18 @@ def supports(params: ConvParams) -> str | None:
     return f"{params.groups} groups of {params.cig} input channels are not depthwise"
 
 
-def pack_weights(w: np.ndarray, params: ConvParams) -> tuple[np.ndarray, ...]:
-    """float32 [co, 1, kh, kw] to [kh, kw, co]."""
-    return (np.ascontiguousarray(w[:, 0].transpose(1, 2, 0), np.float32),)
+def pack_weights(w: np.ndarray, dtype: str = "float32") -> tuple[np.ndarray, ...]:
+    """float32 [co, 1, kh, kw] to `dtype` [kh, kw, co]."""
+    return (np.ascontiguousarray(w[:, 0].transpose(1, 2, 0), dtype),)
 
 
 def depthwise_conv2d_nhwc(
     data: te.Tensor, *packed_weights: te.Tensor, params: ConvParams, kernel: Kernel
 ) -> te.Tensor:
-    """Depthwise convolution of float32 data [n, h, w, ci], not padded, with weights [kh, kw, co].
+    """Depthwise convolution of data [n, h, w, ci], not padded, with weights [kh, kw, co].
 
     Output channel o reads input channel o // multiplier, multiplier = co / ci. Padded taps count
-    as 0 and are skipped. Returns float32 [n, ho, wo, co].
+    as 0 and are skipped. Returns [n, ho, wo, co]. Data, sums and result are of the kernel's dtype.
     Raises ValueError if data is not of the shape that params say.
     """
     p = params
@@ -74,9 +74,9 @@ def schedule(func: PrimFunc, target: Target) -> PrimFunc:
     return sch.mod["main"]
 
 
-def channel_tile_kernel(isa: str) -> Kernel:
-    """The table's row of the depthwise kernel for this ISA."""
-    name = f"depthwise_f32_{isa}"
+def channel_tile_kernel(isa: str, dtype: str = "float32") -> Kernel:
+    """The table's row of the depthwise kernel for this ISA and float type."""
+    name = f"{OP}_{short(dtype)}_{isa}"
 
     def compute(data: te.Tensor, *packed: te.Tensor, params: ConvParams) -> te.Tensor:
         return depthwise_conv2d_nhwc(data, *packed, params=params, kernel=table()[name])
@@ -86,10 +86,11 @@ def channel_tile_kernel(isa: str) -> Kernel:
         op=OP,
         isa=isa,
         supports=supports,
-        pack_weights=pack_weights,
+        pack_weights=lambda w, params: pack_weights(w, dtype),
         compute=compute,
         schedule=schedule,
+        dtype=dtype,
     )
 
 
-KERNELS = (channel_tile_kernel("generic"),)
+KERNELS = (channel_tile_kernel("generic"), channel_tile_kernel("generic", "float16"))

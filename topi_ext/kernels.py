@@ -34,6 +34,7 @@ class Kernel:
     name: its specification: op, ISA, word or table, tile; unique in the table.
     op: "bconv2d", "pack", "conv2d", "dense", "depthwise".
     isa: the instruction set it is written for (a key of `isa.RUNS_ON`).
+    dtype: what a float kernel's data, weights and results are: "float32" or "float16".
     word_bits: bits of a packed activation word (0 for float kernels).
     tile: the numbers of its tile; tests take their edge shapes from it.
     supports: (params) -> None, or the reason why this kernel cannot compute that shape.
@@ -61,6 +62,7 @@ class Kernel:
     pack_weights: Callable[[np.ndarray, ConvParams], tuple[np.ndarray, ...]]
     compute: Callable[..., te.Tensor]
     schedule: Callable[[PrimFunc, Target], PrimFunc]
+    dtype: str = "float32"
     word_bits: int = 0
     tile: dict[str, int] = field(default_factory=dict)
     prepare: Callable[[te.Tensor, ConvParams], te.Tensor] | None = None
@@ -76,6 +78,11 @@ class Kernel:
         """The te.compute attrs of one of the kernel's stages; `numbers` get the prefix `bnn.`."""
         extra = {f"bnn.{key}": value for key, value in numbers.items()}
         return {KERNEL: self.name, STAGE: stage, PARAMS: str(params), **extra}
+
+
+def short(dtype: str) -> str:
+    """How kernel names spell a float type: f32, f16."""
+    return dtype.replace("float", "f")
 
 
 @functools.cache
@@ -96,19 +103,24 @@ def table() -> dict[str, Kernel]:
     return rows
 
 
-def candidates(op: str, params: ConvParams, target: Target) -> list[Kernel]:
-    """Every kernel that computes `op` on this shape and target, best first."""
+def candidates(op: str, params: ConvParams, target: Target, dtype: str = "float32") -> list[Kernel]:
+    """Every kernel that computes `op` on this shape and target, best first.
+
+    dtype: of a float layer's data.
+    """
     runs = RUNS_ON[isa_of(target)]
-    rows = [k for k in table().values() if k.op == op and k.isa in runs and not k.supports(params)]
+    named = [k for k in table().values() if k.op == op and k.dtype == dtype]
+    rows = [k for k in named if k.isa in runs and not k.supports(params)]
     return sorted(rows, key=lambda k: (runs.index(k.isa), -k.rank_for(params, target)))
 
 
-def select(op: str, params: ConvParams, target: Target) -> Kernel:
+def select(op: str, params: ConvParams, target: Target, dtype: str = "float32") -> Kernel:
     """The best kernel for `op` on this shape and target.
 
-    A generic fallback exists for every op and any legal shape. Raises KeyError if `op` is unknown.
+    A generic fallback exists for every op, any legal shape and both float types. Raises KeyError
+    if `op` is unknown.
     """
-    rows = candidates(op, params, target)
+    rows = candidates(op, params, target, dtype)
     if not rows:
         raise KeyError(f"no kernel for {op} {params}")
     return rows[0]

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from tvm import te, tirx
 
+# The rounding of a sum of so few halves is about that of its result.
+FEW_HALVES = 16
+
 
 def pooled_size(
     size: int, kernel: int, stride: int, dilation: int, before: int, after: int, ceil_mode: bool
@@ -79,22 +82,35 @@ def avg_pool2d_nhwc(
 ) -> te.Tensor:
     """Mean over windows of float data [n, h, w, c]: [n, ho, wo, c].
 
+    Halves are summed in float32, except few of them: their shares of the mean, which cannot
+    overflow, are summed as they are.
+
     pads: top, left, bottom, right. The divisor is the number of taps inside the input, or, with
     count_include_pad, inside the padded input (a window that ceil_mode lets hang over the padding
     counts only what is inside).
     """
     window = _Window(data, kernel, stride, pads, dilation, ceil_mode)
     zero = tirx.const(0, data.dtype)
+    wide = "float32" if data.dtype == "float16" else data.dtype
+    anywhere = tirx.Var("at", "int32")
+    share = window.inverse_count(anywhere, anywhere, count_include_pad, data.dtype)
+    if wide != data.dtype and isinstance(share, tirx.FloatImm) and window.taps <= FEW_HALVES:
+        return te.compute(
+            window.out_shape,
+            lambda n, y, x, c: te.sum(window.tap(n, y, x, c, zero) * share, axis=window.axes),
+            name="avg_pool2d",
+        )
     total = te.compute(
         window.out_shape,
-        lambda n, y, x, c: te.sum(window.tap(n, y, x, c, zero), axis=window.axes),
+        lambda n, y, x, c: te.sum(window.tap(n, y, x, c, zero).astype(wide), axis=window.axes),
         name="pool_sum",
     )
-    return te.compute(
-        window.out_shape,
-        lambda n, y, x, c: total[n, y, x, c] * window.inverse_count(y, x, count_include_pad),
-        name="avg_pool2d",
-    )
+
+    def mean(n, y, x, c):  # type: ignore[no-untyped-def]
+        inverse = window.inverse_count(y, x, count_include_pad, wide)
+        return (total[n, y, x, c] * inverse).astype(data.dtype)
+
+    return te.compute(window.out_shape, mean, name="avg_pool2d")
 
 
 class _Window:
@@ -127,6 +143,7 @@ class _Window:
             for axis in (0, 1)
         )
         self.out_shape = (n, ho, wo, c)
+        self.taps = kernel[0] * kernel[1]
         self.axes = [te.reduce_axis((0, kernel[0]), "ky"), te.reduce_axis((0, kernel[1]), "kx")]
 
     def tap(self, n, y, x, c, outside):  # type: ignore[no-untyped-def]
@@ -144,14 +161,14 @@ class _Window:
         value = self.data[n, row, column, c]
         return tirx.if_then_else(tirx.all(*conditions), value, outside) if conditions else value
 
-    def inverse_count(self, y, x, include_pad: bool):  # type: ignore[no-untyped-def]
-        """1 / number of counted taps of the window of output row y and column x."""
+    def inverse_count(self, y, x, include_pad: bool, dtype: str):  # type: ignore[no-untyped-def]
+        """1 / number of counted taps of the window of output row y and column x, as `dtype`."""
         count = tirx.const(1, "int32")
         for axis, at in ((0, y), (1, x)):
             count = count * self._axis_count(axis, at, include_pad)
         if isinstance(count, tirx.IntImm):
-            return tirx.const(1.0 / int(count), self.data.dtype)
-        return tirx.const(1, self.data.dtype) / count.astype(self.data.dtype)
+            return tirx.const(1.0 / int(count), dtype)
+        return tirx.const(1, dtype) / count.astype(dtype)
 
     def _reach(self, axis: int) -> int:
         """One past the last input index that any window touches."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm.target import Target
@@ -31,7 +32,7 @@ CACHED_WEIGHT_BYTES = 192 * 1024
 
 @dataclass(frozen=True)
 class RegisterTile:
-    """A tile of at most `pixels` x `channels` accumulators in vectors of `lanes` floats.
+    """A tile of at most `pixels` x `channels` accumulators in vectors of `lanes` numbers.
 
     `by_lane`: multiply by one lane of a loaded vector of inputs (the Arm form) where the
     reduction is a multiple of `lanes` deep; else inputs are broadcast one by one.
@@ -102,6 +103,10 @@ class RegisterTile:
         return math.ceil(100 * cycles * params.pixels / row_pixels(params))
 
 
+GENERIC_TILE = RegisterTile(pixels=4, channels=8, lanes=4)
+"""For processors that no kernel is written for, and shapes that no other tile suits."""
+
+
 def row_pixels(params: ConvParams) -> int:
     """Pixels of one row of tiles: the whole batch, or one row of the output."""
     return params.pixels if flattens(params) else params.wo
@@ -140,7 +145,8 @@ def schedule_register_tile(func: PrimFunc, target: Target, tile: RegisterTile) -
     x_outer, x_inner = sch.split(x, [None, height])
     o_outer, o_inner = sch.split(o, [None, width])
 
-    cached = 4 * params.co * params.taps <= CACHED_WEIGHT_BYTES
+    itemsize = np.dtype(written_dtype(sch, anchor)).itemsize
+    cached = itemsize * params.co * params.taps <= CACHED_WEIGHT_BYTES
     if rest and cached:
         rows = sch.fuse(*rest) if len(rest) > 1 else rest[0]
         sch.reorder(rows, o_outer, x_outer, x_inner, o_inner)
@@ -255,3 +261,8 @@ def epilogue_of(sch: Schedule, anchor: SBlockRV) -> tuple[SBlockRV, tuple[int, .
 def written_shape(sch: Schedule, block: SBlockRV) -> tuple[int, ...]:
     """Shape of the tensor that a block writes."""
     return tuple(int(extent) for extent in sch.get(block).writes[0].source.ty.shape)
+
+
+def written_dtype(sch: Schedule, block: SBlockRV) -> str:
+    """NumPy's name of the dtype of the tensor that a block writes."""
+    return str(sch.get(block).writes[0].source.ty.dtype)

@@ -43,24 +43,24 @@ class FloatCase:
     tolerance: np.ndarray
 
     def check(self, actual: np.ndarray, what: str) -> None:
-        """Assert that `actual` is within float32 rounding of the truth."""
+        """Assert that `actual` is within the kernel's rounding of the truth."""
         wrong = ~(np.abs(actual - self.expected) <= self.tolerance)
         assert not wrong.any(), f"{what}: {wrong.sum()} of {wrong.size} elements are wrong"
 
 
 def make(kernel: Kernel, params: ConvParams, epilogue: str, rank: int = 4) -> FloatCase:
-    """Random data for `kernel`, and float64 truth by the reference.
+    """Random data of the kernel's dtype, and float64 truth by the reference.
 
     rank 2 makes a dense layer on [rows, k], 4 a convolution on NHWC data.
     """
-    p = params
+    p, dtype = params, kernel.dtype
     rng = np.random.default_rng(7)
-    x = rng.standard_normal((p.n, p.h, p.w, p.ci)).astype(np.float32)
-    w = rng.standard_normal((p.co, p.cig, p.kh, p.kw)).astype(np.float32)
-    scale, offset, slope = rng.standard_normal((3, p.co)).astype(np.float32)
-    shortcut = rng.standard_normal(p.out_shape).astype(np.float32)
+    x = rng.standard_normal((p.n, p.h, p.w, p.ci)).astype(dtype)
+    w = rng.standard_normal((p.co, p.cig, p.kh, p.kw)).astype(dtype)
+    scale, offset, slope = rng.standard_normal((3, p.co)).astype(dtype)
+    shortcut = rng.standard_normal(p.out_shape).astype(dtype)
     given = reference.pad_nhwc(x, p, 0.0) if kernel.op == "conv2d" else x
-    packed = kernel.pack_weights(w, p)
+    packed = kernel.pack_weights(w.astype(np.float32), p)
     shape: tuple[int, ...] = p.out_shape
     if rank == 2:
         given, shape = given.reshape(p.pixels, p.ci), (p.pixels, p.co)
@@ -72,14 +72,19 @@ def make(kernel: Kernel, params: ConvParams, epilogue: str, rank: int = 4) -> Fl
     exact = reference.conv2d(x.astype(np.float64), w.astype(np.float64), p).reshape(shape)
     # Rounding grows with the sum of the magnitudes; a random walk of `taps` steps bounds it well.
     size = reference.conv2d(np.abs(x).astype(np.float64), np.abs(w).astype(np.float64), p)
-    error = size.reshape(shape) * np.finfo(np.float32).eps * max(4.0, 0.5 * np.sqrt(p.taps))
+    eps = float(np.finfo(dtype).eps)
+    error = size.reshape(shape) * eps * max(4.0, 0.5 * np.sqrt(p.taps))
     if epilogue != "none":
         extra = [scale, offset, *_EXTRA_OF[epilogue](slope, shortcut)]
-        added = [te.placeholder(a.shape, "float32", f"ex{i}") for i, a in enumerate(extra)]
+        added = [te.placeholder(a.shape, dtype, f"ex{i}") for i, a in enumerate(extra)]
         operands, places = operands + extra, places + added
         out = _epilogue(epilogue, out, added)
+        scale, offset, slope, shortcut = (
+            array.astype(np.float64) for array in (scale, offset, slope, shortcut)
+        )
+        terms = np.abs(exact * scale) + np.abs(offset)
         exact = exact * scale + offset
-        error = error * np.abs(scale) + 1e-6 * (1 + np.abs(exact))
+        error = error * np.abs(scale) + 8 * eps * (1 + terms)
         if epilogue == "relu":
             exact = np.maximum(exact, 0)
         elif epilogue == "prelu":
@@ -91,7 +96,7 @@ def make(kernel: Kernel, params: ConvParams, epilogue: str, rank: int = 4) -> Fl
             exact, error = np.moveaxis(exact, -1, 1), np.moveaxis(error, -1, 1)
     # Relax gives its functions 64-bit indices; what is tested is what is compiled.
     func = te.create_prim_func([*places, out], index_dtype_override="int64")
-    return FloatCase(func, operands, exact, error + 1e-6)
+    return FloatCase(func, operands, exact, error + 8 * eps)
 
 
 def run(kernel: Kernel, params: ConvParams, epilogue: str, target: Target, rank: int = 4) -> None:
@@ -104,11 +109,11 @@ def run(kernel: Kernel, params: ConvParams, epilogue: str, target: Target, rank:
 def build_and_run(
     func: tirx.PrimFunc, operands: list[np.ndarray], shape: tuple[int, ...], target: Target
 ) -> np.ndarray:
-    """Schedule, build and call a function with one float32 output. It may not ask for workspace."""
+    """Schedule, build and call a function of one float output. It may not ask for workspace."""
     module = tvm.IRModule({"main": schedule_primfunc(func, target)})
     library = tvm.compile(module, target=target)
     assert "AllocWorkspace(" not in library.mod.inspect_source("ll")
-    result = tvm.runtime.tensor(np.full(shape, np.nan, np.float32))
+    result = tvm.runtime.tensor(np.full(shape, np.nan, str(func.params[-1].ty.dtype)))
     library.jit()["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in operands], result)
     return result.numpy()
 
@@ -119,7 +124,7 @@ def _epilogue(kind: str, out: te.Tensor, extra: list[te.Tensor]) -> te.Tensor:
 
     scaled = stage(lambda *i: out[i] * extra[0][i[-1]], "scaled")
     moved = stage(lambda *i: scaled[i] + extra[1][i[-1]], "moved")
-    zero = tirx.const(0, "float32")
+    zero = tirx.const(0, out.dtype)
     if kind == "relu":
         return stage(lambda *i: te.max(moved[i], zero), "relu")
     if kind == "prelu":

@@ -10,7 +10,7 @@ from tvm import te
 
 from tests.topi_ext.binary_case import placeholders, run_te, signs
 from topi_ext import reference
-from topi_ext.bitpack import pack
+from topi_ext.bitpack import half_limits, pack
 from topi_ext.params import ConvParams
 
 WORDS = (8, 16, 32, 64)
@@ -112,3 +112,15 @@ def test_filler_bits_are_zero(channels: int, seed: int) -> None:
     bits = np.unpackbits(words.view(np.uint8).reshape(4, 4, -1), axis=-1, bitorder="little")
     assert not bits[..., channels:].any()
     assert bits[0, 0, :channels].all()  # the border is +1
+
+
+def test_halves_compare_with_their_limits_as_with_float32_thresholds() -> None:
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    rng = np.random.default_rng(6)
+    ends = [0.0, -0.0, 1e-9, -1e-9, 65504, 65520, 7e4, -65504, -7e4, np.inf, -np.inf, np.nan, 1e38]
+    with np.errstate(invalid="ignore"):
+        some = halves[rng.integers(0, 2**16, 40)].astype(np.float32)
+        thresholds = np.concatenate([ends, rng.normal(size=40), some]).astype(np.float32)
+        wide = halves.astype(np.float32)[:, None] >= thresholds
+    assert half_limits(thresholds).dtype == np.float16
+    np.testing.assert_array_equal(halves[:, None] >= half_limits(thresholds), wide)

@@ -96,6 +96,35 @@ def test_average_pool_matches_onnxruntime(case: tuple, include: bool) -> None:
     np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("include", [False, True])
+@pytest.mark.parametrize("case", POOLS, ids=str)
+def test_average_pool_of_halves_rounds_about_once(case: tuple, include: bool) -> None:
+    h, w, c, kernel, stride, pads, dilation, ceil_mode = case
+    x = _data(2, h, w, c).astype(np.float16)
+    expected = _onnx_pool(
+        "AveragePool",
+        x.astype(np.float32),
+        kernel_shape=kernel,
+        strides=stride,
+        pads=pads,
+        dilations=dilation,
+        ceil_mode=int(ceil_mode),
+        count_include_pad=int(include),
+    )
+    actual = _run(
+        lambda t: avg_pool2d_nhwc(t, kernel, stride, pads, dilation, include, ceil_mode), x
+    )
+    assert actual.dtype == np.float16
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-3)
+
+
+def test_an_average_of_large_halves_is_finite() -> None:
+    x = np.full((1, 4, 4, 8), 60000, np.float16)
+    for size in (2, 4):
+        actual = _run(lambda t, k=size: avg_pool2d_nhwc(t, (k, k), (k, k)), x)
+        np.testing.assert_allclose(actual.astype(np.float32), 60000, rtol=2e-3)
+
+
 def test_a_window_larger_than_its_input_is_refused() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         pooled_size(3, 5, 1, 1, 0, 1, False)

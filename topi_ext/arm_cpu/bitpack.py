@@ -3,7 +3,7 @@
 A compare leaves each number's answer in 32 bits; `uzp1` narrows sixteen of them to bytes, `and`
 keeps one bit of each, and a tree of `addp` gathers eight bytes into one: for 64 numbers 16 fcmge,
 12 uzp1, 4 and, 4 addp. Bits come out in the common order, first channel lowest. The comparison
-says true for -0.0 >= 0 and false for NaN, as IEEE 754 does.
+says true for -0.0 >= 0 and false for NaN, as IEEE 754 does. Halves are compared eight at a time.
 """
 
 from __future__ import annotations
@@ -44,13 +44,7 @@ class NeonWriter(bitpack._Writer):
 
     def _bits(self, n: Any, row: Any, xx: Any, channel: Any) -> Any:
         """uint8x16: for sixteen channels, one bit each, in place within its byte."""
-        x = vload(self.x, [n, row, xx, channel], _LANES)
-        if str(self.x.ty.dtype) != "float32":
-            x = x.astype(f"float32x{_LANES}")
-        if isinstance(self.threshold, tirx.Var):
-            limit = vload(self.threshold, [channel], _LANES)
-        else:
-            limit = tirx.Broadcast(tirx.const(self.threshold, "float32"), _LANES)
+        x, limit = self._compared(n, row, xx, channel, _LANES)
         zero = splat(0, "uint8x16")
         bits = tirx.Select(x >= limit, _bit_of_byte(), zero)
         if self.flip is None:
@@ -82,7 +76,7 @@ def schedule(func: PrimFunc, target: Target) -> PrimFunc:
         params=ConvParams.parse(str(notes[PARAMS])),
         word_bits=int(notes["bnn.word_bits"]),
         x=next(buffer for (rank, _), buffer in by_type.items() if rank == 4),
-        threshold=by_type.get((1, "float32"), float(str(notes["bnn.threshold"]))),
+        threshold=bitpack.threshold_of(block, by_type),
         flip=by_type.get((1, "uint8")),
         out=block.writes[0].source,
     )

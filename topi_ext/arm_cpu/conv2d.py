@@ -2,12 +2,26 @@
 
 AArch64 has 32 registers of 4 floats: accumulators, one vector of 4 inputs per pixel and the
 weights of one step must fit; multiply-adds take the input from a lane. 32-bit NEON has 16.
+
+With FullFP16 a register holds 8 halves, and `fmla .8h` does twice the multiply-adds of `fmla .4s`
+in the same time. Its lane operand must be one of the first 16 registers, so inputs and half of
+the weights compete for those: tiles hold at most 8 inputs. Sums are halves: `fmlal`, which sums in
+float32, needs FEAT_FHM, which Cortex-A75 to A78 lack, and does no more multiply-adds than `fmla
+.4s`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
+from tvm.target import Target
+
 from ..conv2d import register_tile_kernel
+from ..kernels import Kernel
+from ..params import ConvParams
 from ..register_tile import RegisterTile
+from .cores import core_of
 
 NEON_TILES = (
     RegisterTile(pixels=8, channels=4, lanes=4, by_lane=True),
@@ -22,6 +36,33 @@ NEON32_TILES = (
     RegisterTile(pixels=4, channels=8, lanes=4),
 )
 
-KERNELS = tuple(register_tile_kernel("neon", tile) for tile in NEON_TILES) + tuple(
-    register_tile_kernel("neon32", tile) for tile in NEON32_TILES
+HALF_TILES = (
+    RegisterTile(pixels=8, channels=8, lanes=8, by_lane=True),
+    RegisterTile(pixels=4, channels=16, lanes=8, by_lane=True),
+    RegisterTile(pixels=8, channels=16, lanes=8, by_lane=True),
+    RegisterTile(pixels=6, channels=24, lanes=8, by_lane=True),
+    RegisterTile(pixels=4, channels=32, lanes=8, by_lane=True),
+    RegisterTile(pixels=1, channels=64, lanes=8, by_lane=True),
+)
+
+# More than any layer costs.
+_SPILLS = 10**15
+
+
+def half_kernel(make: Callable[..., Kernel], tile: RegisterTile) -> Kernel:
+    """The row that `make` (`register_tile_kernel`) has for halves, last where its tile spills."""
+    row = make("neon", tile, "float16")
+    small = tile.pixels <= 4 and tile.pixels * tile.channels <= 64
+
+    def rank(params: ConvParams, target: Target) -> int:
+        spills = not small and core_of(target).hoists and tile.takes_lanes(params)
+        return row.rank_for(params, target) - (_SPILLS if spills else 0)
+
+    return replace(row, rank=rank)
+
+
+KERNELS = (
+    *(register_tile_kernel("neon", tile) for tile in NEON_TILES),
+    *(half_kernel(register_tile_kernel, tile) for tile in HALF_TILES),
+    *(register_tile_kernel("neon32", tile) for tile in NEON32_TILES),
 )

@@ -32,11 +32,13 @@ class Core:
     """How the kernels see a core.
 
     family: the binary kernels it takes where both support a shape. cnt_pixels: output pixels of a
-    tile of the eor/cnt kernel that do not spill, largest last.
+    tile of the eor/cnt kernel that do not spill, largest last. hoists: LLVM's scheduling model of
+    the core (in order, long latencies) moves so many loads up that large tiles of halves spill.
     """
 
     family: Family = "cnt"
     cnt_pixels: tuple[int, ...] = (1, 4, 7)
+    hoists: bool = False
 
 
 _TBL = Core("tbl")
@@ -49,13 +51,13 @@ CORES: dict[str, Core] = {
     "cortex-a34": _IN_ORDER,
     "cortex-a35": _IN_ORDER,
     "cortex-a53": _IN_ORDER,
-    "cortex-a55": Core(),
+    "cortex-a55": Core(hoists=True),
     "cortex-a57": Core(),
     "cortex-a72": Core(),
     "cortex-a73": Core(),
     "cortex-a75": Core(),
-    "cortex-a510": Core(),
-    "cortex-a520": Core(),
+    "cortex-a510": Core(hoists=True),
+    "cortex-a520": Core(hoists=True),
     "cortex-x1": Core(),
     "cortex-x1c": Core(),
     "neoverse-v1": Core(),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ..dense import register_tile_kernel
-from .conv2d import NEON32_TILES, NEON_TILES
+from .conv2d import HALF_TILES, NEON32_TILES, NEON_TILES, half_kernel
 
-KERNELS = tuple(register_tile_kernel("neon", tile) for tile in NEON_TILES) + tuple(
-    register_tile_kernel("neon32", tile) for tile in NEON32_TILES
+KERNELS = (
+    *(register_tile_kernel("neon", tile) for tile in NEON_TILES),
+    *(half_kernel(register_tile_kernel, tile) for tile in HALF_TILES),
+    *(register_tile_kernel("neon32", tile) for tile in NEON32_TILES),
 )

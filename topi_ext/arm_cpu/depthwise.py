@@ -4,4 +4,8 @@ from __future__ import annotations
 
 from ..depthwise import channel_tile_kernel
 
-KERNELS = (channel_tile_kernel("neon"), channel_tile_kernel("neon32"))
+KERNELS = (
+    channel_tile_kernel("neon"),
+    channel_tile_kernel("neon", "float16"),
+    channel_tile_kernel("neon32"),
+)

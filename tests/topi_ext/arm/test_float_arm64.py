@@ -18,7 +18,8 @@ from topi_ext.kernels import Kernel, select, table
 from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
 
-CORES = ["cortex-a53", "cortex-a72", "cortex-a76", "cortex-x1"]
+CORES = [(core, "float32") for core in ("cortex-a53", "cortex-a72", "cortex-a76", "cortex-x1")]
+CORES += [(core, "float16") for core in ("cortex-a55", "cortex-a76")]
 
 # The float layers of Bi-Real-Net-18 that matter, and a 3x3 one.
 LAYERS = [
@@ -40,16 +41,17 @@ def _shapes(kernel: Kernel) -> Iterator[ConvParams]:
         yield ConvParams(1, 4, 4, 4, 12, 3, 3, pads=(1, 1, 1, 1), groups=4)
         return
     pixels, channels = kernel.tile["pixels"], kernel.tile["channels"]
+    lanes = 16 // np.dtype(kernel.dtype).itemsize  # a multiple of it is read by vectors
     if kernel.op == "dense":
-        yield ConvParams.dense(1, 20, 2 * channels)
+        yield ConvParams.dense(1, 5 * lanes, 2 * channels)
         yield ConvParams.dense(pixels + 1, 7, channels + 5)
         return
-    yield ConvParams(1, 2, pixels + 1, 12, channels, 1, 1)
+    yield ConvParams(1, 2, pixels + 1, 3 * lanes, channels, 1, 1)
     yield ConvParams(1, 1, 2 * pixels, 5, 2 * channels + 3, 1, 1)
-    yield ConvParams(1, 3, pixels + 2, 4, channels + 8, 3, 3, pads=(1, 1, 1, 1))
+    yield ConvParams(1, 3, pixels + 2, lanes, channels + 8, 3, 3, pads=(1, 1, 1, 1))
     yield ConvParams(2, 7, 9, 6, 2 * channels, 3, 2, (2, 1), (1, 2), (1, 0, 2, 1))
     yield ConvParams(1, 6, 11, 3, channels, 5, 3, (2, 2), (1, 1), (0, 1, 3, 2))
-    yield ConvParams(1, 4, 5, 8, 2 * channels, 3, 3, pads=(1, 1, 1, 1), groups=2)
+    yield ConvParams(1, 4, 5, 2 * lanes, 2 * channels, 3, 3, pads=(1, 1, 1, 1), groups=2)
 
 
 def _cases() -> list[tuple[Kernel, ConvParams, str]]:
@@ -65,9 +67,10 @@ def _cases() -> list[tuple[Kernel, ConvParams, str]]:
 
 @needs_qemu
 def test_float_kernels_match_the_reference_under_qemu(tmp_path: Path) -> None:
-    target = arm64_program.arm64_target("cortex-a72")
+    target = arm64_program.arm64_target("cortex-a76")  # it has FullFP16
     chosen = _cases()
-    assert {kernel.op for kernel, _, _ in chosen} == {"conv2d", "depthwise", "dense"}
+    rows = {(kernel.op, kernel.dtype) for kernel, _, _ in chosen}
+    assert len(rows) == 6, rows
     made, prepared, functions = {}, [], {}
     for i, (kernel, params, epilogue) in enumerate(chosen):
         name = f"f{i}"
@@ -75,7 +78,7 @@ def test_float_kernels_match_the_reference_under_qemu(tmp_path: Path) -> None:
         made[name] = case, f"{kernel.name} {params} {epilogue}"
         func = schedule_primfunc(case.func, target).with_attr("global_symbol", name)
         functions[name] = func
-        like = case.expected.astype(np.float32)
+        like = case.expected.astype(kernel.dtype)
         prepared.append(
             Prepared(Case(name, params, kernel), {name: func}, tuple(case.operands), 0, like)
         )
@@ -87,9 +90,9 @@ def test_float_kernels_match_the_reference_under_qemu(tmp_path: Path) -> None:
         case.check(outputs[name], what)
 
 
-def _assembly(core: str, params: ConvParams) -> str:
+def _assembly(core: str, params: ConvParams, dtype: str) -> str:
     target = arm64_program.arm64_target(core)
-    case = float_case.make(select("conv2d", params, target), params, "relu")
+    case = float_case.make(select("conv2d", params, target, dtype), params, "relu")
     func = schedule_primfunc(case.func, target).with_attr("global_symbol", "layer")
     built = tvm.get_global_func("target.build.llvm")(
         lower(tvm.IRModule({"layer": func}), target), target
@@ -97,15 +100,21 @@ def _assembly(core: str, params: ConvParams) -> str:
     return arm64_program.function_text(str(built.inspect_source("s")), "layer")
 
 
-@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize(("core", "dtype"), CORES)
 @pytest.mark.parametrize("params", LAYERS, ids=str)
-def test_inner_loops_multiply_by_lane_and_spill_no_register(core: str, params: ConvParams) -> None:
-    loops = arm64_program.loops_with(_assembly(core, params), "fmla")
+def test_inner_loops_multiply_by_lane_and_spill_no_register(
+    core: str, dtype: str, params: ConvParams
+) -> None:
+    loops = arm64_program.loops_with(_assembly(core, params, dtype), "fmla")
     assert loops
+    element, lanes = ("s", 4) if dtype == "float32" else ("h", 8)
     for loop in loops:
         lines = [line for line in loop if line.startswith("fmla")]
-        by_lane = [line for line in lines if re.search(r"\.s\[\d\]$", line)]
-        # Where four inputs of a pixel are no neighbours, one may be loaded to all lanes instead.
-        assert len(by_lane) == len(lines) or params.ci % 4, lines
+        by_lane = [line for line in lines if re.search(rf"\.{element}\[\d\]$", line)]
+        # Where a vector of a pixel's inputs are no neighbours, one may be loaded to all lanes.
+        assert len(by_lane) == len(lines) or params.ci % lanes, lines
+        assert all(
+            line.split()[1].startswith("v") and f".{lanes}{element}" in line for line in lines
+        )
         stack = [line for line in loop if "[sp" in line]
         assert not [line for line in stack if re.search(r"\bq\d+", line)], stack
