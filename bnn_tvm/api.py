@@ -140,6 +140,7 @@ def compile_with(
 def _front(
     model: str | Path | onnx.ModelProto, options: CompileOptions, progress: Progress
 ) -> tuple[Prepared, Recognition, TargetSpec]:
+    from bnn_tvm import pipeline
     from bnn_tvm.frontend import prepare
     from bnn_tvm.recognize import recognize
 
@@ -147,7 +148,10 @@ def _front(
     spec = resolve(options)
     prepared = prepare(model, batch=options.batch, shapes=dict(options.shapes))
     progress("recognise")
-    return prepared, recognize(prepared, options), spec
+    recognition = recognize(prepared, options)
+    if options.float16:
+        recognition = pipeline.with_float16(recognition)
+    return prepared, recognition, spec
 
 
 def _build(
@@ -167,7 +171,10 @@ def _build(
     # A dump and TVM's virtual machine need every kernel scheduled, not its object code.
     usable = options.cache and options.dump is None and options.runtime == "c"
     cache = ObjectCache() if usable else None
-    lowered = pipeline.lower(graph, spec, progress=progress, dump=options.dump, cache=cache)
+    halves = recognition.halves
+    lowered = pipeline.lower(
+        graph, spec, progress=progress, dump=options.dump, cache=cache, halves=halves
+    )
     program = lowered.program()
     inputs, outputs = _tensor_infos(graph)
     progress("self test")
@@ -186,7 +193,7 @@ def _build(
             for d in recognition.decisions
         ),
         warnings=recognition.warnings,
-        test_vector=deployment_test(graph, inputs, outputs),
+        test_vector=deployment_test(graph, inputs, outputs, inexact=bool(halves)),
     )
     progress("build and link")
     if options.runtime == "tvm":
@@ -338,8 +345,14 @@ def explain(
             hint="give the .onnx file that it was compiled from",
         )
     options = options or CompileOptions()
-    prepared = prepare(model, batch=options.batch, shapes=dict(options.shapes))
-    return explain_layer(prepared, options, name)
+    if not options.float16:
+        prepared = prepare(model, batch=options.batch, shapes=dict(options.shapes))
+        return explain_layer(prepared, options, name)
+    prepared, recognition, _ = _front(model, options, _silent)
+    explanation = explain_layer(prepared, options, name)
+    output = explanation.decision.output
+    decision = next(d for d in recognition.decisions if d.output == output)
+    return dataclasses.replace(explanation, decision=decision)
 
 
 def include_dir() -> Path:

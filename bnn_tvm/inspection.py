@@ -53,6 +53,15 @@ def decision_dict(decision: Any) -> dict[str, Any]:
     }
 
 
+def _float_layers(decisions: Sequence[Any]) -> str:
+    """What float layers compute in."""
+    halves = sum("float16" in decision.implied for decision in decisions)
+    floats = sum(not decision.binary for decision in decisions)
+    if not halves:
+        return "float32"
+    return f"{halves} of {floats} in half precision (float16): the result is inexact"
+
+
 def _tensors(infos: Sequence[TensorInfo]) -> list[dict[str, Any]]:
     return [
         {"name": i.name, "shape": list(i.shape), "dtype": i.dtype, "layout": i.layout}
@@ -69,6 +78,7 @@ def of_metadata(metadata: Metadata) -> Inspection:
         "tvm_version": metadata.tvm_version,
         "mode": metadata.mode,
         "options": dict(metadata.options),
+        "float_layers": _float_layers(metadata.decisions),
         "target": metadata.target,
         "triple": metadata.triple,
         "cpu": metadata.cpu,
@@ -117,6 +127,7 @@ def of_onnx(
         "source_sha256": prepared.sha256,
         "mode": mode,
         "operators": operators,
+        "float_layers": _float_layers(decisions),
         "notes": list(prepared.notes),
     }
     return Inspection(

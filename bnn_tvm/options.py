@@ -106,6 +106,12 @@ class CompileOptions:
         "--sign-zero",
         help="What a plain ONNX Sign becomes at exactly 0.",
     )
+    float16: bool = _option(
+        False,
+        "--float16",
+        help="Compute float layers in half precision: faster, inexact. Needs a 64-bit Arm core "
+        "with FullFP16, such as --mcpu cortex-a76.",
+    )
     batch: int = _option(
         1,
         "--batch",

@@ -6,9 +6,11 @@ rewritten ONNX  --graph passes-->  ONNX  --import-->  Relax  --lower-->  Program
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from bnn_tvm.recognize.types import Recognition
 
 if TYPE_CHECKING:
     import onnx
@@ -58,6 +60,34 @@ class Lowered:
         return with_kernels(self.fused, self.scheduled, self.symbols)
 
 
+def simplify(model: onnx.ModelProto) -> ir.Model:
+    """A rewritten model after all graph passes."""
+    import onnx_ir as ir
+
+    graph = ir.from_proto(model)
+    for graph_pass in graph_passes():
+        graph_pass(graph)
+    return graph
+
+
+def with_float16(recognition: Recognition) -> Recognition:
+    """`recognition` with what computes in half precision, and what does not, said of each layer."""
+    from bnn_tvm.passes.float16 import use_float16
+    from bnn_tvm.recognize.types import FLOAT16
+
+    plan = use_float16(simplify(recognition.model))
+    decisions = []
+    for decision in recognition.decisions:
+        if decision.output in plan.layers:
+            decision = replace(decision, implied=(*decision.implied, FLOAT16))
+        elif decision.output in plan.kept:
+            why = f"{decision.reason}; in float32: {plan.kept[decision.output]}"
+            decision = replace(decision, reason=why)
+        decisions.append(decision)
+    warnings = (*recognition.warnings, *plan.warnings())
+    return Recognition(tuple(decisions), warnings, recognition.model, plan.halves)
+
+
 def build(
     model: onnx.ModelProto,
     spec: TargetSpec,
@@ -65,9 +95,10 @@ def build(
     progress: Progress | None = None,
     dump: Path | None = None,
     cache: ObjectCache | None = None,
+    halves: frozenset[str] = frozenset(),
 ) -> Program:
     """`lower`, as calls in order."""
-    return lower(model, spec, progress=progress, dump=dump, cache=cache).program()
+    return lower(model, spec, progress=progress, dump=dump, cache=cache, halves=halves).program()
 
 
 def lower(
@@ -77,29 +108,30 @@ def lower(
     progress: Progress | None = None,
     dump: Path | None = None,
     cache: ObjectCache | None = None,
+    halves: frozenset[str] = frozenset(),
 ) -> Lowered:
     """Lower a rewritten model (operators of ONNX and of domain bnn_tvm) for a target.
 
     `progress` is told the name of each phase as it begins. With `dump`, the module after each
     phase is written into that folder. Functions whose object code is in `cache` stay unscheduled.
+    halves: names of the nodes that compute in half precision where that is sound.
 
     Raises
     ------
     ModelError: an operator cannot be imported in the form in which it stands.
     """
-    import onnx_ir as ir
-
     from bnn_tvm.importer import import_graph
     from bnn_tvm.lower.fuse import fuse
     from bnn_tvm.lower.schedule import schedule_module
+    from bnn_tvm.passes.float16 import use_float16
 
     tell = progress or (lambda phase: None)
     target = spec.tvm_target()
 
     tell("simplify")
-    graph = ir.from_proto(model)
-    for graph_pass in graph_passes():
-        graph_pass(graph)
+    graph = simplify(model)
+    if halves:
+        use_float16(graph, halves)
     _dump(dump, "1-simplified.onnx.txt", lambda: str(graph))
 
     tell("import")

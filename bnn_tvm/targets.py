@@ -125,7 +125,8 @@ def resolve(options: CompileOptions) -> TargetSpec:
 
     Raises
     ------
-    UsageError: the preset, the core or a feature is unknown, or this machine has no preset.
+    UsageError: the preset, the core or a feature is unknown, this machine has no preset, or half
+    precision is asked for where the target has none.
     """
     if options.target not in target_names():
         raise UsageError(
@@ -142,6 +143,8 @@ def resolve(options: CompileOptions) -> TargetSpec:
     extra = tuple(f if f[0] in "+-" else f"+{f}" for f in options.mattr)
     _check_features(extra, preset.triple, mcpu)
     mattr = _full_features(preset.triple, mcpu, (*mattr, *extra))
+    if options.float16:
+        _check_half_precision(preset.triple, mcpu, mattr)
     from topi_ext.isa import isa_of
 
     return TargetSpec(
@@ -262,6 +265,23 @@ def _check_features(mattr: tuple[str, ...], triple: str, mcpu: str) -> None:
                 node="--mattr",
                 hint=did_you_mean(name, _relevant_features(triple)),
             )
+
+
+def _check_half_precision(triple: str, mcpu: str, mattr: tuple[str, ...]) -> None:
+    if not triple.startswith("aarch64"):
+        raise UsageError(
+            f"there are no half-precision kernels for {triple}",
+            node="--float16",
+            hint="leave --float16 out, or compile for a 64-bit Arm core that has FullFP16: "
+            "--target arm64 --mcpu cortex-a76",
+        )
+    if "+fullfp16" not in mattr:
+        raise UsageError(
+            f"half precision needs FullFP16 (Armv8.2-A), which {mcpu} does not promise",
+            node="--float16",
+            hint="name a core that has it (--mcpu cortex-a76), or add --mattr +fullfp16 where the "
+            "device's /proc/cpuinfo lists asimdhp",
+        )
 
 
 def _host_preset() -> Preset:

@@ -37,7 +37,7 @@ def decision_table(decisions: Iterable[Mapping[str, Any]]) -> Table:
         (
             decision["output"],
             decision["op"],
-            Text("binary", style="green") if decision["binary"] else Text("float"),
+            _runs_as(decision),
             decision["rule"] or "",
             decision["reason"],
             ", ".join(decision["implied"]),
@@ -45,6 +45,12 @@ def decision_table(decisions: Iterable[Mapping[str, Any]]) -> Table:
         for decision in decisions
     ]
     return table(columns[:shown], [row[:shown] for row in rows])
+
+
+def _runs_as(decision: Mapping[str, Any]) -> Text:
+    if decision["binary"]:
+        return Text("binary", style="green")
+    return Text("float16" if "float16" in decision["implied"] else "float")
 
 
 def size(nbytes: int) -> str:

@@ -22,7 +22,7 @@ from bnn_tvm.importer.value import (
     whole_words,
 )
 from topi_ext import kernels
-from topi_ext.bitpack import pack
+from topi_ext.bitpack import compared_as, half_limits, pack
 from topi_ext.isa import isa_of
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
@@ -124,6 +124,8 @@ class Builder:
             return relax.const(np.ascontiguousarray(full.transpose(order)))
 
         x = self.stored(steps.source, order)
+        if steps.source.dtype == "float16":
+            x = self.emit(relax.op.astype(x, "float32"))
         limit = steps.threshold.astype(np.float32)
         if self._flushed(limit):
             above = relax.op.greater(x, const(np.nextafter(limit, np.float32(-np.inf))))
@@ -249,10 +251,12 @@ class Builder:
         else:
             x = self.channels_last_4d(steps.source)
         threshold = self._channel_vector(steps.threshold, steps.source, dense)
+        if steps.source.dtype == "float16":
+            threshold = half_limits(threshold)
         flip = self._channel_vector(steps.flip, steps.source, dense)
         args = [x]
         if threshold.size > 1:
-            args.append(relax.const(threshold.astype(np.float32)))
+            args.append(relax.const(threshold.astype(compared_as(steps.source.dtype))))
         if flip.size > 1 or flip.any():
             full = np.broadcast_to(flip, (params.ci,)).astype(np.uint8)
             args.append(relax.const(np.ascontiguousarray(full)))
@@ -274,6 +278,6 @@ class Builder:
             raise ValueError("a binarisation's thresholds vary along more than the channel axis")
         return full.reshape(-1)
 
-    def select(self, op: str, params: ConvParams) -> Kernel:
-        """The kernel for a layer on this target."""
-        return kernels.select(op, params, self.target)
+    def select(self, op: str, params: ConvParams, dtype: str = "float32") -> Kernel:
+        """The kernel for a layer on this target; dtype: of a float layer's data."""
+        return kernels.select(op, params, self.target, dtype)

@@ -74,7 +74,7 @@ def broadcast(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
     args = [_aligned(b, value, order) for value in inputs]
     if node.op_type == "PRelu":
         x, slope = args
-        zero = relax.const(np.zeros((), np.float32))
+        zero = relax.const(np.zeros((), x.ty.dtype.dtype))
         product = b.emit(relax.op.multiply(x, slope))
         positive = b.emit(relax.op.greater_equal(x, zero))
         expr = b.emit(relax.op.where(positive, x, product))

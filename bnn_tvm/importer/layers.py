@@ -9,7 +9,7 @@ from tvm import relax
 from bnn_tvm.importer.bits import as_bits
 from bnn_tvm.importer.builder import Builder
 from bnn_tvm.importer.params import conv_params
-from bnn_tvm.importer.value import Steps, Value, natural
+from bnn_tvm.importer.value import FLOATS, Steps, Value, natural
 from bnn_tvm.passes.graph import shape_of
 from topi_ext.conv2d import needs_pad, pad_nhwc
 from topi_ext.params import ConvParams
@@ -97,28 +97,28 @@ def _scaled(
 
 
 def conv(b: Builder, node: ir.Node, inputs: list[Value]) -> Value | None:
-    """ONNX Conv with constant float32 weights; None leaves others to the generic converter."""
+    """ONNX Conv with constant weights; None leaves others to the generic converter."""
     data, weight = inputs[:2]
     bias = inputs[2] if len(inputs) > 2 else None
-    if weight.array is None or data.dtype != "float32" or data.rank not in (3, 4):
+    if weight.array is None or data.dtype not in FLOATS or data.rank not in (3, 4):
         return None
     if bias is not None and bias.array is None:
         return None
     p = conv_params(node, data.shape, weight.shape)
     w = weight.array.reshape(p.co, p.cig, p.kh, p.kw)
     op = "depthwise" if p.groups == p.ci and p.cig == 1 else "conv2d"
-    kernel = b.select(op, p)
+    kernel = b.select(op, p, data.dtype)
     x = b.channels_last_4d(data)
     if op == "conv2d" and needs_pad(p):
         x = b.emit_te("pad", lambda tensor: pad_nhwc(tensor, p), x)
     result = b.kernel_call(kernel, x, w, p)
     if bias is not None and bias.array is not None and np.any(bias.array != 0):
         result = b.emit(relax.op.add(result, relax.const(bias.array)))
-    return b.from_channels_last(result, shape_of(node.outputs[0]), "float32")
+    return b.from_channels_last(result, shape_of(node.outputs[0]), data.dtype)
 
 
 def gemm(b: Builder, node: ir.Node, inputs: list[Value]) -> Value | None:
-    """ONNX Gemm with constant float32 weights and bias."""
+    """ONNX Gemm with constant weights and bias."""
     data, weight = inputs[:2]
     bias = inputs[2] if len(inputs) > 2 else None
     attributes = node.attributes
@@ -129,7 +129,7 @@ def gemm(b: Builder, node: ir.Node, inputs: list[Value]) -> Value | None:
     def flag(name: str) -> bool:
         return name in attributes and bool(attributes[name].as_int())
 
-    if weight.array is None or flag("transA") or data.dtype != "float32":
+    if weight.array is None or flag("transA") or data.dtype not in FLOATS:
         return None
     if bias is not None and bias.array is None:
         return None
@@ -140,9 +140,9 @@ def gemm(b: Builder, node: ir.Node, inputs: list[Value]) -> Value | None:
 
 
 def matmul(b: Builder, node: ir.Node, inputs: list[Value]) -> Value | None:
-    """ONNX MatMul of an activation [..., k] with constant float32 weights [k, n]."""
+    """ONNX MatMul of an activation [..., k] with constant weights [k, n]."""
     data, weight = inputs
-    if weight.array is None or weight.rank != 2 or data.rank < 2 or data.dtype != "float32":
+    if weight.array is None or weight.rank != 2 or data.rank < 2 or data.dtype not in FLOATS:
         return None
     return _dense(b, node, data, weight.array, None)
 
@@ -153,11 +153,12 @@ def _dense(
     k, n = weight.shape
     rows = int(np.prod(data.shape[:-1], dtype=np.int64))
     p = ConvParams.dense(rows, k, n)
-    kernel = b.select("dense", p)
+    kernel = b.select("dense", p, data.dtype)
     x = b.emit(relax.op.reshape(b.stored(data), (rows, k)))
     w = np.ascontiguousarray(weight.T).reshape(n, k, 1, 1)
     result = b.kernel_call(kernel, x, w, p)
     if shift is not None and np.any(shift != 0):
-        result = b.emit(relax.op.add(result, relax.const(np.ascontiguousarray(shift, np.float32))))
+        added = np.ascontiguousarray(shift, data.dtype)
+        result = b.emit(relax.op.add(result, relax.const(added)))
     shape = shape_of(node.outputs[0])
-    return b.new(b.emit(relax.op.reshape(result, shape)), shape, "float32", natural(len(shape)))
+    return b.new(b.emit(relax.op.reshape(result, shape)), shape, data.dtype, natural(len(shape)))

@@ -7,7 +7,7 @@ from tvm import relax
 
 from bnn_tvm.importer.builder import Builder
 from bnn_tvm.importer.generic import generic
-from bnn_tvm.importer.value import Value, channels_last
+from bnn_tvm.importer.value import FLOATS, Value, channels_last
 from bnn_tvm.passes.graph import shape_of
 from topi_ext.pool import avg_pool2d_nhwc, max_pool2d_nhwc
 
@@ -41,7 +41,7 @@ def pool(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
     """MaxPool and AveragePool with two spatial axes."""
     data, attributes = inputs[0], node.attributes
     window = read_pool(node)
-    if window is None or data.dtype != "float32":
+    if window is None or data.dtype not in FLOATS:
         return generic(b, node, list(inputs))
     x = b.stored(data, channels_last(4))
     if node.op_type == "MaxPool":

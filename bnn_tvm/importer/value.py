@@ -15,6 +15,9 @@ from tvm import relax
 
 Order = tuple[int, ...]
 
+FLOATS = ("float32", "float16")
+"""What the kernels of float layers compute in."""
+
 
 def natural(rank: int) -> Order:
     """The order in which storage and ONNX agree."""

@@ -61,7 +61,7 @@ def plan(decisions: Sequence[Decision], rewritten: Graph, clean: Graph) -> list[
             Layer(
                 decision,
                 branch,
-                by_design=bool(decision.implied) or not _depends_only_on(clean, branch),
+                by_design=decision.by_design or not _depends_only_on(clean, branch),
                 scale=scale,
                 offset=offset,
                 channel_axis=-1 if node.op_type == "BinaryDense" else 1,

@@ -11,7 +11,8 @@ class LayerReport:
     """One decided layer, run on onnxruntime's values of its inputs.
 
     exact: a binary layer's integers all agree; a float layer's values are equal bit for bit. ok:
-    exact, or a float layer within its tolerance. implied: in what the layer differs from the ONNX
+    exact, or a float layer within its tolerance, which is `tolerance` of its output's largest
+    value (None for a binary layer). implied: in what the layer differs from the ONNX
     graph by design; such a layer is compared with the rewritten graph instead.
     """
 
@@ -21,6 +22,7 @@ class LayerReport:
     max_abs_error: float
     ok: bool
     implied: tuple[str, ...] = ()
+    tolerance: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -31,6 +33,7 @@ class LayerReport:
             "max_abs_error": self.max_abs_error,
             "ok": self.ok,
             "implied": list(self.implied),
+            "tolerance": self.tolerance,
         }
 
 
@@ -42,7 +45,9 @@ class VerifyReport:
     outputs whose largest value is at the same place. rounded: samples that differ because a value
     lies so close to a binariser's threshold that float rounding decides its sign.
     design_difference: largest difference between the ONNX graph and what was implied, None where
-    nothing was.
+    nothing was. relative_error: of a model with layers in half precision, which is inexact: the
+    largest relative error (L2) of an output end to end, and relative_tolerance what passes; None
+    for any other model.
     """
 
     ok: bool
@@ -55,6 +60,8 @@ class VerifyReport:
     layers: tuple[LayerReport, ...]
     design_difference: float | None = None
     warnings: tuple[str, ...] = ()
+    relative_error: float | None = None
+    relative_tolerance: float | None = None
 
     @property
     def first_difference(self) -> LayerReport | None:
@@ -75,5 +82,7 @@ class VerifyReport:
             "rounded_samples": self.rounded,
             "first_difference": first.output if first else None,
             "design_difference": self.design_difference,
+            "relative_error": self.relative_error,
+            "relative_tolerance": self.relative_tolerance,
             "warnings": list(self.warnings),
         }

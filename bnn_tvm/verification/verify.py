@@ -47,8 +47,9 @@ Build = Callable[[onnx.ModelProto], Runner]
 
 @dataclass
 class _Tally:
-    """What was seen of one layer over all samples."""
+    """What was seen of one layer over all samples; `relative` is the tolerance of a float one."""
 
+    relative: float = compare.FLOAT_TOLERANCE
     exact: bool = True
     ok: bool = True
     error: float = 0.0
@@ -61,16 +62,21 @@ class _Tally:
             self.ok &= exact
         else:
             exact = error == 0.0
-            self.ok &= error <= compare.tolerance(want)
+            self.ok &= error <= compare.tolerance(want, self.relative)
         self.exact &= exact
 
 
 @dataclass
 class _EndToEnd:
-    """What was seen of the whole model over all samples."""
+    """What was seen of the whole model over all samples.
 
+    length_limit: of the relative error, for a model in half precision.
+    """
+
+    length_limit: float | None = None
     ok: bool = True
     error: float = 0.0
+    length: float = 0.0
     rounded: int = 0
     agreements: list[float] = field(default_factory=list)
     design_difference: float | None = None
@@ -83,9 +89,13 @@ class _EndToEnd:
             agreement = compare.top1_agreement(got[name], expected)
             if agreement is not None:
                 self.agreements.append(agreement)
-            if error > compare.tolerance(expected):
+            length = compare.relative_error(got[name], expected)
+            self.length = max(self.length, length)
+            if self.length_limit is not None:
+                self.ok &= length <= self.length_limit
+            elif error > compare.tolerance(expected):
                 differs = True
-                if not tied or compare.relative_error(got[name], expected) > TIED_ERROR:
+                if not tied or length > TIED_ERROR:
                     self.ok = False
         self.rounded += differs and tied
 
@@ -106,7 +116,10 @@ def verify(
     Every decided layer is run on onnxruntime's values of its inputs: a binary layer must have the
     same integers, a float layer agree within `compare.FLOAT_TOLERANCE`. End to end the outputs
     must agree within the same tolerance, except for samples in which some value lies at a
-    threshold so closely that float rounding decides its sign.
+    threshold so closely that float rounding decides its sign. With layers in half precision
+    (`recognition.halves`) the tolerances are `compare.FLOAT16_TOLERANCE` of those layers, and
+    `compare.FLOAT16_LENGTH` end to end (`FLOAT16_SIGNS_LENGTH` if anything is binarised); binary
+    layers must still have the same integers.
 
     Raises
     ------
@@ -116,7 +129,8 @@ def verify(
 
     clean, rewritten = Graph(prepared.model), Graph(recognition.model)
     expanded = Graph(expand(recognition.model))
-    by_design = any(decision.implied for decision in recognition.decisions)
+    by_design = any(decision.by_design for decision in recognition.decisions)
+    halves = recognition.halves
     truth = expanded if by_design else clean
 
     whole = build(recognition.model)
@@ -130,8 +144,16 @@ def verify(
     outputs = [value.name for value in prepared.model.graph.output]
     compared = [binariser.tensor for binariser in binarisers if truth.has(binariser.tensor)]
     wanted = list(dict.fromkeys((*outputs, *cuts, *compared)))
-    tallies = [_Tally() for _ in layers]
-    end_to_end = _EndToEnd()
+    tallies = [
+        _Tally(
+            compare.FLOAT16_TOLERANCE
+            if layer.decision.output in halves
+            else compare.FLOAT_TOLERANCE
+        )
+        for layer in layers
+    ]
+    limit = compare.FLOAT16_SIGNS_LENGTH if binarisers else compare.FLOAT16_LENGTH
+    end_to_end = _EndToEnd(limit if halves else None)
     truth_values = Reference(truth.model, wanted)
     clean_values = Reference(clean.model) if by_design else None
     for batch in _batches((sample, truth_values(sample)) for sample in samples):
@@ -158,6 +180,7 @@ def verify(
             tally.error,
             tally.ok,
             layer.decision.implied,
+            None if layer.scale is not None else tally.relative,
         )
         for layer, tally in zip(layers, tallies, strict=True)
     )
@@ -173,6 +196,8 @@ def verify(
         layers=reports,
         design_difference=end_to_end.design_difference,
         warnings=recognition.warnings,
+        relative_error=end_to_end.length if halves else None,
+        relative_tolerance=end_to_end.length_limit,
     )
 
 

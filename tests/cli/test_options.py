@@ -36,6 +36,7 @@ FLAGS = {
     "dabnn_compatible": (["--dabnn-compatible"], True),
     "sign_zero": (["--sign-zero", "minus"], "minus"),
     "runtime": (["--runtime", "tvm"], "tvm"),
+    "float16": (["--float16"], True),
     "cache": (["--no-cache"], False),
     "batch": (["--batch", "3"], 3),
     "shapes": (["--shape", "x=1,2", "--shape", "y=3"], (("x", (1, 2)), ("y", (3,)))),

@@ -69,6 +69,42 @@ def test_unknown_names_get_near_spellings(options, message: str, hint: str) -> N
     assert hint in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        ({"target": "x86_64"}, "there are no half-precision kernels for x86_64", "--target arm64"),
+        ({"target": "armv7"}, "there are no half-precision kernels for armv7", "--mcpu cortex-a76"),
+        (
+            {"target": "arm64"},
+            "half precision needs FullFP16 (Armv8.2-A), which generic",
+            "asimdhp",
+        ),
+        (
+            {"target": "arm64", "mcpu": "cortex-a72"},
+            "half precision needs FullFP16 (Armv8.2-A), which cortex-a72 does not promise",
+            "--mattr +fullfp16",
+        ),
+        (
+            {"target": "arm64", "mcpu": "cortex-a76", "mattr": "-fullfp16"},
+            "half precision",
+            "mattr",
+        ),
+    ],
+)
+def test_half_precision_is_refused_where_there_is_none(options, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        targets.resolve(CompileOptions(float16=True, **options))
+    assert caught.value.message.startswith(message) and caught.value.code == 2
+    assert caught.value.node == "--float16"
+    assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("more", [{"mcpu": "cortex-a55"}, {"mattr": "+fullfp16"}])
+def test_half_precision_is_taken_where_the_target_has_it(more) -> None:
+    spec = targets.resolve(CompileOptions(target="arm64", float16=True, **more))
+    assert "fullfp16" in spec.features
+
+
 def test_command_lists_every_preset(cli) -> None:
     outcome = cli("targets")
     assert outcome.code == 0 and outcome.err == ""

@@ -48,23 +48,38 @@ def test_host_agrees_on_every_sample(
     check(network, outputs, labels, expected)
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.name)
-def test_arm64_agrees_on_every_sample(
-    network: Network, shared_models: Path, unpacked: Callable[[str], Path]
-) -> None:
+def _run_arm64(path: Path, inputs: np.ndarray, **options: object) -> np.ndarray:
+    """The one output for all samples [n, outputs], by an arm64 library under qemu."""
     if find_qemu("aarch64") is None:
         pytest.skip("needs qemu-aarch64 (Debian: qemu-user), which is not installed")
-    inputs, labels, expected = network.load(shared_models)
     # Batches, because every run is a process of its own under the emulator.
-    compiled = bnn_tvm.compile_model(unpacked(network.file), target="arm64", batch=BATCH)
+    compiled = bnn_tvm.compile_model(path, target="arm64", batch=BATCH, **options)
     with QemuDevice("aarch64") as device, closing(device.load(compiled.artifact)) as model:
-        outputs = np.concatenate(
+        return np.concatenate(
             [
                 next(iter(model.run(inputs[first : first + BATCH]).values())).reshape(BATCH, -1)
                 for first in range(0, len(inputs), BATCH)
             ]
         )
-    check(network, outputs, labels, expected)
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.name)
+def test_arm64_agrees_on_every_sample(
+    network: Network, shared_models: Path, unpacked: Callable[[str], Path]
+) -> None:
+    inputs, labels, expected = network.load(shared_models)
+    check(network, _run_arm64(unpacked(network.file), inputs), labels, expected)
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.name)
+def test_arm64_in_half_precision_keeps_the_answers(
+    network: Network, shared_models: Path, unpacked: Callable[[str], Path]
+) -> None:
+    inputs, labels, expected = network.load(shared_models)
+    half = {"mcpu": "cortex-a76", "float16": True}
+    top = _run_arm64(unpacked(network.file), inputs, **half).argmax(1)
+    assert (top == expected.reshape(len(top), -1).argmax(1)).mean() >= 0.99
+    assert (top == labels).mean() >= network.accuracy - 0.01
 
 
 def _run_armv7(model: onnx.ModelProto, inputs: np.ndarray, **options: object) -> np.ndarray:

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from bnn_tvm import pipeline
 from bnn_tvm.frontend import prepare
 from bnn_tvm.options import CompileOptions
 from bnn_tvm.recognize import recognize
@@ -164,3 +165,67 @@ def test_what_is_implied_differs_by_design(pads: list[int]) -> None:
     assert layer.binary and "binarized-input" in layer.implied
     assert report.design_difference is not None and report.design_difference > 0.5
     assert report.as_dict()["layers"][0]["implied"] == list(layer.implied)
+
+
+def halved(model, fault: Fault | None = None) -> VerifyReport:
+    """`check` of a model that is said to compute in half precision."""
+    prepared = prepare(model)
+    recognition = pipeline.with_float16(recognize(prepared, CompileOptions()))
+    inputs = [random_inputs(prepared.model, seed) for seed in range(2)]
+    return verify(prepared, recognition, inputs, lambda part: Standin(part, fault), "stand-in")
+
+
+def scaled(name: str, index: int, factor: float) -> Fault:
+    def edit(array: np.ndarray) -> None:
+        array *= factor
+
+    return lambda model: change(initializer(model, name, index), edit)
+
+
+def test_half_precision_has_a_tolerance_of_its_own(digits) -> None:
+    report = halved(digits, scaled("logits", 1, 1.01))
+    assert report.ok and report.relative_tolerance == 0.5
+    assert report.relative_error is not None and 0.005 < report.relative_error < 0.02
+    logits = report.layers[-1]
+    assert logits.ok and not logits.exact and logits.tolerance == 0.02
+    assert logits.implied == ("float16",) and report.design_difference is None
+    assert report.as_dict()["layers"][-1]["tolerance"] == 0.02
+    assert report.as_dict()["relative_error"] == report.relative_error
+
+
+def test_half_precision_hides_no_wrong_layer_and_no_wrong_integer(digits) -> None:
+    report = halved(digits, scaled("logits", 1, 1.05))
+    assert not report.ok and [layer.output for layer in report.layers if not layer.ok] == ["logits"]
+    report = halved(digits, flip_a_weight)
+    assert not report.ok and report.first_difference is not None
+    assert report.first_difference.output == BLOCK2
+
+
+def test_half_precision_hides_no_wrong_whole(digits) -> None:
+    def edit(array: np.ndarray) -> None:
+        array += np.linspace(-20, 20, array.size, dtype=np.float32)
+
+    def fault(model: onnx.ModelProto) -> None:
+        norm = "/block3/bn/BatchNormalization_output_0"
+        if any(norm in node.output for node in model.graph.node):
+            change(initializer(model, norm, 2), edit)
+
+    report = halved(digits, fault)
+    assert all(layer.ok for layer in report.layers)
+    assert not report.ok and report.relative_error is not None and report.relative_error > 0.5
+
+
+def test_a_model_without_signs_must_be_close_in_half_precision() -> None:
+    weights = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["x", "w"], ["y"])],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", 1, [1, 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("y", 1, [1, 4, 6, 6])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    assert halved(model).relative_tolerance == 0.05
+    assert halved(model, scaled("y", 1, 1.01)).ok
+    assert not halved(model, scaled("y", 1, 1.06)).ok

@@ -62,17 +62,21 @@ def _show(report: VerifyReport) -> None:
     from rich.text import Text
 
     from bnn_tvm.cli.tables import table
+    from bnn_tvm.recognize.types import FLOAT16
+    from bnn_tvm.verification.compare import FLOAT16_TOLERANCE
 
     rows = []
     for layer in report.layers:
-        verdict = "exact" if layer.exact else ("equal within rounding" if layer.ok else "DIFFERS")
+        half, by_design = FLOAT16 in layer.implied, [i for i in layer.implied if i != FLOAT16]
+        near = "equal within half precision" if half else "equal within rounding"
+        verdict = "exact" if layer.exact and not half else (near if layer.ok else "DIFFERS")
         rows.append(
             (
                 layer.output,
-                "binary" if layer.binary else "float",
+                "binary" if layer.binary else ("float16" if half else "float"),
                 Text(verdict, style="green" if layer.ok else "bold red"),
                 f"{layer.max_abs_error:.3g}",
-                ", ".join(layer.implied),
+                ", ".join(by_design),
             )
         )
     place = f"{report.target}, emulated by qemu" if report.emulated else report.target
@@ -87,16 +91,24 @@ def _show(report: VerifyReport) -> None:
             f"{report.rounded} inputs differ only because float rounding decides a sign "
             "whose value lies at its threshold"
         )
+    if report.relative_error is not None:
+        lines.append(
+            f"layers in half precision are inexact: compared within {FLOAT16_TOLERANCE:.0%} of the "
+            f"largest value of their output; end to end the relative error is "
+            f"{report.relative_error:.2%}, up to {report.relative_tolerance:.0%} passes"
+        )
     if report.design_difference is not None:
         lines.append(
             f"what was implied changes the output of the ONNX graph by up to "
             f"{report.design_difference:.3g}, by design; compared with the graph as implied"
         )
     columns = ("layer", "runs as", "result", "max abs error", "differs from ONNX by design")
-    shown = None if any(layer.implied for layer in report.layers) else -1
+    shown = None if any(row[-1] for row in rows) else -1
     show(table(columns[:shown], [row[:shown] for row in rows]), "", *lines)
     first = report.first_difference
-    if report.ok:
+    if report.ok and report.relative_error is not None:
+        show("verified: the compiled model computes what the ONNX model does within half precision")
+    elif report.ok:
         show("verified: the compiled model computes what the ONNX model computes")
     elif first is not None:
         show(f"NOT VERIFIED: the first layer that differs is {first.output}")
