@@ -2,6 +2,7 @@
 
     python -m benchmarks.arm64 [--core cortex-a72] [--json]
     python -m benchmarks.arm64 --models
+    python -m benchmarks.arm64 --float-layers [--json]
 
 builds each layer for a core, runs it under qemu-aarch64 with the counting tool armcost, checks the
 result against `topi_ext.reference`, and prints vector instructions, all instructions and modelled
@@ -12,7 +13,8 @@ measurement: no Arm hardware is involved.
 The figures of dabnn and of Larq Compute Engine beside them come from their own kernels, counted by
 the same tool (vector instructions; LCE without its im2col and packing).
 
-The second form does the same for whole networks (`arm64_models`) and writes docs/arm64.md.
+The second form does the same for whole networks (`arm64_models`) and writes docs/arm64.md; the
+third compares float layers in float32 and in half precision (`arm64_float`).
 """
 
 from __future__ import annotations
@@ -153,7 +155,7 @@ def measure(
 
 def measure_models(armcost: Path, document: Path) -> int:
     """Write the tables of whole networks. Returns 0, 1 if a result differs from onnxruntime's."""
-    from . import arm64_models
+    from . import arm64_float, arm64_models
 
     results = {}
     for network in arm64_models.MEASURED:
@@ -162,8 +164,23 @@ def measure_models(armcost: Path, document: Path) -> int:
                 found = arm64_models.measure(network, core, armcost, Path(folder))
             results[network, core] = found
             print(f"{network} for {core}: error {found[1]:.0e}", file=sys.stderr)
-    document.write_text(arm64_models.document(results), encoding="utf-8")
-    return 0 if all(error <= arm64_models.TOLERANCE for _, error in results.values()) else 1
+    floats = arm64_float.measure(armcost)
+    text = arm64_models.document(results, arm64_float.table(floats))
+    document.write_text(text, encoding="utf-8")
+    wrong = [key for key, (_, error) in results.items() if error > arm64_models.tolerance(key[1])]
+    return 1 if wrong else 0
+
+
+def measure_float_layers(armcost: Path, as_json: bool) -> int:
+    """Print float layers in both precisions. Returns 0, 1 if a result is wrong."""
+    from . import arm64_float
+
+    rows = arm64_float.measure(armcost)
+    if as_json:
+        print(json.dumps({"rows": arm64_float.as_json(rows)}))
+    else:
+        print("\n".join([*arm64_float.table(rows), "", "Cycles are modelled, not measured."]))
+    return 0 if all(row.error16 <= arm64_float.HALF_LAYER_TOLERANCE for row in rows) else 1
 
 
 _MEMORY = ("vload", "vstore")
@@ -227,6 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--core", default="cortex-a72", help="core as LLVM names it")
     parser.add_argument("--price", default="a72,a76,x1", help=f"models: of {','.join(MODELS)}")
     parser.add_argument("--models", action="store_true", help="whole networks, into --document")
+    parser.add_argument("--float-layers", action="store_true", help="float32 beside --float16")
     parser.add_argument("--document", type=Path, default=_DOCUMENT, help="what --models writes")
     parser.add_argument("--family", action="append", help="kernel families (default: all)")
     parser.add_argument("--layer", action="append", choices=list(LAYERS), help="default: all")
@@ -241,6 +259,8 @@ def main(argv: list[str] | None = None) -> int:
         return 4
     if args.models:
         return measure_models(args.armcost, args.document)
+    if args.float_layers:
+        return measure_float_layers(args.armcost, args.json)
     layers = {name: LAYERS[name] for name in args.layer or LAYERS}
     rows: list[dict[str, Any]] = []
     for family in args.family or families():

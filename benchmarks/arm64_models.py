@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,15 +24,26 @@ from .networks import NETWORKS, sample_input
 MEASURED = ("bireal18", "quicknet")
 
 if TYPE_CHECKING:
-    from bnn_tvm.program import Program
+    import onnx
 
-# Cores to compile for, and armcost's model of each.
-CORES = {"cortex-a53": "a53", "cortex-a72": "a72", "cortex-a76": "a76", "neoverse-n1": "a76"}
+    from bnn_tvm.program import Call, Program
+
+# Cores to compile for, with the option that is compared, and armcost's model of each.
+HALF = " --float16"
+CORES = {
+    "cortex-a53": "a53",
+    "cortex-a72": "a72",
+    "cortex-a76": "a76",
+    f"cortex-a76{HALF}": "a76",
+    "neoverse-n1": "a76",
+}
 # float32 multiply-adds a cycle at most in the core's model: four lanes times the vector
-# multiply-adds a cycle (llvm-mca: one on Cortex-A53 and A72, two on Neoverse N1).
+# multiply-adds a cycle (llvm-mca: one on Cortex-A53 and A72, two on Neoverse N1). Twice as many
+# in half precision.
 FMA_PEAK = {"a53": 4, "a72": 4, "a76": 8}
 FLOAT_GOAL = 0.8
 TOLERANCE = 1e-4  # of the largest value: signs agree exactly, so only the head's rounding is left
+HALF_TOLERANCE = 0.25  # half precision turns signs
 # dabnn's modelled cycles per 128 MACs on 3x3 layers by the channels of its benchmark list; a
 # stride of two has its own figure. Its kernels were counted by the same tool.
 DABNN = {
@@ -42,7 +54,10 @@ DABNN = {
 
 @dataclass(frozen=True)
 class Layer:
-    """One kernel call with its modelled cycles."""
+    """The kernel calls of one layer and kind, with or without MACs, and their modelled cycles.
+
+    kernel: of the last of them.
+    """
 
     name: str
     kind: str
@@ -52,17 +67,20 @@ class Layer:
     instructions: int
 
 
-def compile_program(network: str, core: str) -> Program:
-    """The kernels and their calls as the product makes them for a core."""
+def compile_program(proto: onnx.ModelProto, core: str) -> Program:
+    """The kernels and their calls as the product makes them for one of `CORES`."""
     from bnn_tvm import pipeline
     from bnn_tvm.frontend import prepare
     from bnn_tvm.options import CompileOptions
     from bnn_tvm.recognize import recognize
     from bnn_tvm.targets import resolve
 
-    options = CompileOptions(target="arm64", mcpu=core)
-    recognition = recognize(prepare(NETWORKS[network]()), options)
-    return pipeline.build(recognition.model, resolve(options))
+    half = core.endswith(HALF)
+    options = CompileOptions(target="arm64", mcpu=core.removesuffix(HALF), float16=half)
+    recognition = recognize(prepare(proto), options)
+    if half:
+        recognition = pipeline.with_float16(recognition)
+    return pipeline.build(recognition.model, resolve(options), halves=recognition.halves)
 
 
 def link(program: Program, core: str, x: np.ndarray, folder: Path) -> Path:
@@ -72,7 +90,7 @@ def link(program: Program, core: str, x: np.ndarray, folder: Path) -> Path:
     from bnn_tvm.export import driver, memory_plan
     from bnn_tvm.export.kernels_abi import PREFIX, lower
 
-    target = arm64_target(core)
+    target = arm64_target(core.removesuffix(HALF))
     symbols = {call.symbol for call in program.calls}
     functions = {
         PREFIX + gvar.name_hint: func.with_attr("global_symbol", PREFIX + gvar.name_hint)
@@ -123,8 +141,11 @@ def _source(program: Program, memory: Any, weights: Any, folder: Path) -> str:
         return f"arena + {memory.offsets[index]}" if index in memory.offsets else "result"
 
     body = []
-    for step, call in enumerate(program.calls):
+    keys = list(_groups(program))
+    for step in range(len(keys)):
         lines.append(f"MARK(armcost_begin_k{step}) MARK(armcost_end_k{step})")
+    for call in program.calls:
+        step = keys.index(_group(call))
         args = ", ".join(address(i) for i in call.args)
         body.append(f"armcost_begin_k{step}();")
         body.append(f"if ({PREFIX}{call.symbol}({args})) return 3;")
@@ -137,24 +158,44 @@ def _source(program: Program, memory: Any, weights: Any, folder: Path) -> str:
     return "\n".join([*lines, "int main(int argc, char **argv) {", *body, "}\n"])
 
 
+def _group(call: Call) -> tuple[str, str, bool]:
+    """What is counted together: armcost tells at most 64 regions apart."""
+    return call.layer, call.kind, call.macs > 0
+
+
+def _groups(program: Program) -> dict[tuple[str, str, bool], list[Call]]:
+    groups: dict[tuple[str, str, bool], list[Call]] = {}
+    for call in program.calls:
+        groups.setdefault(_group(call), []).append(call)
+    return groups
+
+
 def measure(network: str, core: str, armcost: Path, folder: Path) -> tuple[list[Layer], float]:
-    """The layers with their modelled cycles, and the largest relative error of the result."""
+    """`measure_model` of one of `NETWORKS`."""
+    return measure_model(NETWORKS[network](), core, armcost, folder)
+
+
+def measure_model(
+    proto: onnx.ModelProto, core: str, armcost: Path, folder: Path
+) -> tuple[list[Layer], float]:
+    """The layers with their modelled cycles, and the largest relative error of the result.
+
+    proto: of one input, `input`, and one output. core: a key of `CORES`.
+    """
     model = CORES[core]
-    proto = NETWORKS[network]()
     x = sample_input(proto)
-    program = compile_program(network, core)
+    program = compile_program(proto, core)
     path = link(program, core, x, folder)
     out, report = folder / "outputs", folder / "armcost.json"
     command = [sys.executable, str(armcost), "--cores", model, "--json", str(report)]
     subprocess.run([*command, "--", str(path), str(out)], check=True, stdout=subprocess.DEVNULL)
     regions = {r["name"]: r for r in json.loads(report.read_text())["regions"]}
     layers = []
-    for step, call in enumerate(program.calls):
+    for step, ((layer, kind, _), calls) in enumerate(_groups(program).items()):
         region = regions[f"k{step}"]
         cycles = float(region["cores"][model]["cycles"])
-        layers.append(
-            Layer(call.layer, call.kind, call.kernel, call.macs, cycles, region["instructions"])
-        )
+        macs = sum(call.macs for call in calls)
+        layers.append(Layer(layer, kind, calls[-1].kernel, macs, cycles, region["instructions"]))
     return layers, _error(proto, x, np.fromfile(out, np.float32))
 
 
@@ -191,11 +232,16 @@ def float_layers(layers: list[Layer]) -> list[Layer]:
     return [layer for layer in layers if layer.macs and layer.kind != "binary-conv"]
 
 
-def fma_share(layers: list[Layer], model: str) -> float:
-    """The part of the peak multiply-add rate that the float layers reach."""
+def tolerance(core: str) -> float:
+    """The largest error that is right, by a key of `CORES`."""
+    return HALF_TOLERANCE if core.endswith(HALF) else TOLERANCE
+
+
+def fma_share(layers: list[Layer], core: str) -> float:
+    """The part of the peak multiply-add rate that the float layers reach, by a key of `CORES`."""
     found = float_layers(layers)
-    macs, cycles = sum(one.macs for one in found), sum(one.cycles for one in found)
-    return macs / FMA_PEAK[model] / cycles
+    peak = FMA_PEAK[CORES[core]] * (2 if core.endswith(HALF) else 1)
+    return sum(one.macs for one in found) / peak / sum(one.cycles for one in found)
 
 
 def against_dabnn(layers: list[Layer], model: str) -> tuple[float, float]:
@@ -211,8 +257,13 @@ def against_dabnn(layers: list[Layer], model: str) -> tuple[float, float]:
     return dabnn / binary, peer / sum(layer.cycles for layer in layers)
 
 
-def document(results: dict[tuple[str, str], tuple[list[Layer], float]]) -> str:
-    """The tables as Markdown: totals, dabnn beside them, and the layers of each network."""
+def document(
+    results: dict[tuple[str, str], tuple[list[Layer], float]], float_table: Sequence[str] = ()
+) -> str:
+    """The tables as Markdown: totals, dabnn beside them, and the layers of each network.
+
+    float_table: the lines of `arm64_float.table`.
+    """
     lines = [
         "# Whole networks on arm64: modelled cycles",
         "",
@@ -220,7 +271,9 @@ def document(results: dict[tuple[str, str], tuple[list[Layer], float]]) -> str:
         "counted instructions of a run under qemu-aarch64, priced by llvm-mca's model of the core",
         "(one thread, every load a hit in the first-level cache). Nothing ran on Arm hardware.",
         "neoverse-n1 is priced with the same model as cortex-a76; in-order cores (cortex-a53) are",
-        "priced too high. Every result was compared with onnxruntime's.",
+        "priced too high. Every result was compared with onnxruntime's. `--float16` computes float",
+        "layers in half precision: inexact. With random weights, as here, rounding turns signs at",
+        "every binarisation, so its error says little about a trained network's.",
         "",
         "| network | core | million cycles | binary layers | packing | float layers | other "
         "| float layers' part of the FMA peak | error |",
@@ -232,7 +285,7 @@ def document(results: dict[tuple[str, str], tuple[list[Layer], float]]) -> str:
             kind = {"binary-conv": "binary", "pack": "pack"}.get(one.kind)
             parts[kind or ("float" if one.macs else "other")] += one.cycles
         cells = [f"{value / 1e6:.2f}" for value in (sum(parts.values()), *parts.values())]
-        share = f"{fma_share(layers, CORES[core]):.0%}"
+        share = f"{fma_share(layers, core):.0%}"
         lines.append(f"| {network} | {core} | {' | '.join(cells)} | {share} | {error:.0e} |")
     lines += [
         "",
@@ -240,7 +293,7 @@ def document(results: dict[tuple[str, str], tuple[list[Layer], float]]) -> str:
         "",
         "dabnn's 16 binary layers by its modelled cycles per 128 MACs on its own benchmark layers,",
         f"its float layers at {FLOAT_GOAL:.0%} of the FMA peak, nothing for packing and pools,",
-        "against everything that runs here. The goal is 1.5 for the whole.",
+        "against everything that runs here. The goal is 1.5 for the whole, of what is exact.",
         "",
         "| core | binary layers (ours with packing) | whole |",
         "|---|---|---|",
@@ -249,6 +302,16 @@ def document(results: dict[tuple[str, str], tuple[list[Layer], float]]) -> str:
         if network == "bireal18" and CORES[core] in DABNN:
             binary, whole = against_dabnn(layers, CORES[core])
             lines.append(f"| {core} | {binary:.2f}x | {whole:.2f}x |")
+    if float_table:
+        lines += [
+            "",
+            "## Float layers in half precision",
+            "",
+            "By `python -m benchmarks.arm64 --float-layers`: each layer alone with bias and ReLU,",
+            "padding and conversions of its input and output counted with it.",
+            "",
+            *float_table,
+        ]
     for network in dict.fromkeys(name for name, _ in results):
         cores = [core for name, core in results if name == network]
         lines += ["", f"## {network}: thousand cycles of each layer", ""]

@@ -47,7 +47,8 @@ def test_ratios_take_packing_and_pools_into_account() -> None:
 
 def test_float_layers_are_measured_against_the_peak() -> None:
     assert [layer.name for layer in float_layers(_layers())] == ["stem"]
-    assert fma_share(_layers(), "a76") == pytest.approx(0.5)
+    assert fma_share(_layers(), "cortex-a76") == pytest.approx(0.5)
+    assert fma_share(_layers(), "cortex-a76 --float16") == pytest.approx(0.25)
 
 
 def test_the_document_says_modelled_and_adds_up_a_layers_calls() -> None:
