@@ -27,7 +27,8 @@ class Preset:
     """A row of the table of targets.
 
     `triple` is LLVM's spelling, `zig_target` the linker's (with the oldest glibc that the result
-    runs on), `mcpu` and `mattr` the least the device must have, `needs` the same in words.
+    runs on; for Android see `bnn_tvm.export.bionic`), `mcpu` and `mattr` the least the device must
+    have, `needs` the same in words.
     """
 
     name: str
@@ -55,13 +56,14 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "arm64-android",
-            "aarch64-linux-android",
-            "aarch64-linux-android",
+            # With all four parts: of three LLVM reads the wrong ones, and uses Android's x18.
+            "aarch64-unknown-linux-android",
+            "aarch64-linux-none",
             "generic",
             ("+neon",),
             4,
             "64-bit Android phones",
-            "not linked yet: zig carries no C library for Android",
+            "Armv8-A with NEON, Android 5.0 (API level 21) or newer, pages of 4 or 16 KiB",
         ),
         Preset(
             "armv7",
@@ -113,6 +115,11 @@ class TargetSpec:
     def tvm_target(self) -> Target:
         """The TVM target: llvm with triple, core, features and number of cores."""
         return _tvm_target(self.triple, self.mcpu, self.mattr, self.num_cores)
+
+
+def is_android(triple: str) -> bool:
+    """Whether code for an LLVM triple runs on Android."""
+    return "-android" in triple
 
 
 def target_names() -> tuple[str, ...]:

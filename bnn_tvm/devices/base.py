@@ -18,11 +18,12 @@ Source = Artifact | str | os.PathLike[str]
 
 
 class Loaded(Protocol):
-    """A compiled model on a device."""
+    """A compiled model on a device. `place`: where it runs if not on this machine, for people."""
 
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     emulated: bool
+    place: str
 
     def run(self, inputs: Any) -> dict[str, np.ndarray]:
         """Outputs by name; `inputs` as `bnn_tvm.runtime.Model.run` takes them.

@@ -3,6 +3,9 @@
 qemu is found, never required. A model.so is loaded by a small C program, built here with zig, that
 runs on the C library of a cross toolchain (`/usr/aarch64-linux-gnu`). Where there is none, the
 model's parts and that program become one static executable with musl.
+
+A model.so for Android is loaded as it is, on glibc in place of Android's C library (see
+`android_names`).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from bnn_tvm.devices.android_names import link_names
 from bnn_tvm.devices.base import Source
 from bnn_tvm.errors import DeviceError
 from bnn_tvm.export import link
@@ -26,6 +30,7 @@ from bnn_tvm.export.metadata import Metadata, TensorInfo
 from bnn_tvm.runtime.arrays import check_inputs
 from bnn_tvm.runtime.elf import ElfHeader, read_header
 from bnn_tvm.runtime.files import open_files
+from bnn_tvm.targets import is_android
 
 #: Emulation is some 20 to 100 times slower than the device.
 RUN_TIMEOUT_S = 300.0
@@ -130,6 +135,7 @@ class QemuDevice:
             files = open_files(model)
             metadata, header = files.metadata, files.header
         self._check_machine(header)
+        place = "emulated by qemu"
         if self.sysroot is not None:
             if isinstance(model, Artifact):
                 library = folder / "model.so"
@@ -137,8 +143,13 @@ class QemuDevice:
             else:
                 library = files.so
             program = [str(self._dynamic_runner()), str(library)]
+            if is_android(metadata.triple):
+                program = ["-E", f"LD_LIBRARY_PATH={self._android_names()}", *program]
+                place += " on glibc in place of Android's C library"
         elif isinstance(model, Artifact):
             program = [str(self._static_runner(model, folder)), "-"]
+            if is_android(metadata.triple):
+                place += " on musl in place of Android's C library"
         else:
             raise DeviceError(
                 f"no C library for {self.machine} is installed, so its .so cannot be loaded",
@@ -146,7 +157,7 @@ class QemuDevice:
                 hint="install libc6-arm64-cross (Debian, Ubuntu), or set "
                 f"{_SYSROOT_VARIABLE} to a root file system of the machine",
             )
-        return QemuModel(self, metadata, folder, program, threads)
+        return QemuModel(self, metadata, folder, program, threads, place)
 
     def command(self) -> list[str]:
         """qemu and its options; `-cpu max` knows every instruction that qemu does."""
@@ -177,6 +188,14 @@ class QemuDevice:
             self._runner = path
         return self._runner
 
+    def _android_names(self) -> Path:
+        """A folder with libc.so and libm.so that lead to the machine's C library."""
+        folder = Path(self._folder.name) / "android"
+        if not folder.exists():
+            folder.mkdir()
+            link_names(folder, MACHINES[self.machine].zig_dynamic)
+        return folder
+
     def _static_runner(self, model: Artifact, folder: Path) -> Path:
         for name, data in model.parts.items():
             (folder / name).write_bytes(data)
@@ -203,8 +222,10 @@ class QemuModel:
         folder: Path,
         program: list[str],
         threads: int,
+        place: str,
     ) -> None:
         self.metadata = metadata
+        self.place = place
         self.inputs: tuple[TensorInfo, ...] = metadata.inputs
         self.outputs: tuple[TensorInfo, ...] = metadata.outputs
         self._device = device

@@ -1,7 +1,7 @@
 """Compiling C and linking for any target with zig, which comes from PyPI.
 
 zig carries a C compiler, a linker and the symbol lists of every glibc, so the machine needs
-nothing but Python.
+nothing but Python. What it lacks for Android stands in `bionic`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnn_tvm.errors import ToolchainError
+from bnn_tvm.export import bionic
 
 #: A first use for a target may have to build zig's C runtime; on a small board this takes minutes.
 TIMEOUT_S = 600.0
@@ -68,12 +69,6 @@ def link_shared(
     against it looks for the name under which it was saved. The folder of `output` is the working
     directory, so that `.incbin` finds its file. Raises `ToolchainError`.
     """
-    if "android" in zig_target:
-        raise ToolchainError(
-            "zig carries no C library for Android, so nothing can be linked for it yet",
-            node=zig_target,
-            hint="compile with --target arm64 for Linux on the same processor",
-        )
     compiled = [_compile(zig_target, s, timeout_s) if s.suffix != ".o" else s for s in sources]
     script = output.parent / "exports.map"
     names = "; ".join(api_symbols())
@@ -84,9 +79,32 @@ def link_shared(
         "-s", "-Wl,--gc-sections", f"-Wl,--version-script,{script.name}",
         "-I", str(include_dir()), "-I", str(runtime_dir() / "src"),
         *(str(s) for s in compiled), *(str(s) for s in runtime_sources()),
-        "-o", output.name, "-lc", "-lm",
+        "-o", output.name, *libraries(zig_target, output.parent),
     ]  # fmt: skip
     run_zig(arguments, output.parent, timeout_s)
+
+
+def libraries(zig_target: str, folder: Path) -> list[str]:
+    """The linker's arguments for the C library.
+
+    Android's are made in `folder`: see `bionic`. Raises `ToolchainError`.
+    """
+    if zig_target != bionic.ZIG_TARGET:
+        return ["-lc", "-lm"]
+    for library in bionic.SYMBOLS:
+        source = folder / f"{library}.S"
+        source.write_text(bionic.stub_assembly(library), encoding="ascii")
+        link_named(zig_target, source, folder / library)
+    return list(bionic.SYMBOLS)
+
+
+def link_named(zig_target: str, source: Path, output: Path, arguments: Sequence[str] = ()) -> None:
+    """Link a library that others ask for by the file name of `output`. Raises `ToolchainError`."""
+    arguments = [
+        "cc", "-target", zig_target, "-shared", "-s", "-fPIC", "-nostdlib",
+        f"-Wl,-soname,{output.name}", str(source), "-o", str(output), *arguments,
+    ]  # fmt: skip
+    run_zig(arguments, output.parent)
 
 
 def _compile(zig_target: str, source: Path, timeout_s: float) -> Path:
@@ -119,16 +137,24 @@ def link_executable(
 
 
 def compile_flags(zig_target: str) -> list[str]:
-    """C flags of a target: atomics inline, since zig's helpers for them are not linked."""
-    return ["-mno-outline-atomics"] if zig_target.startswith("aarch64") else []
+    """C flags of a target: atomics inline, since zig's helpers for them are not linked.
+
+    For Android what `bionic` says.
+    """
+    flags = ["-mno-outline-atomics"] if zig_target.startswith("aarch64") else []
+    if zig_target == bionic.ZIG_TARGET:
+        flags += [*bionic.COMPILE_FLAGS, "-isystem", str(runtime_dir() / "bionic")]
+    return flags
 
 
 def link_flags(zig_target: str) -> list[str]:
     """Flags that spare the link zig's own C runtime, which takes long to build the first time.
 
-    32-bit Arm has no division instruction in the baseline and needs it.
+    32-bit Arm has no division instruction in the baseline and needs it. For Android what its
+    linker wants besides.
     """
-    return ["-nostdlib"] if zig_target.startswith(("x86_64", "aarch64")) else []
+    flags = ["-nostdlib"] if zig_target.startswith(("x86_64", "aarch64")) else []
+    return [*flags, *bionic.LINK_FLAGS] if zig_target == bionic.ZIG_TARGET else flags
 
 
 def run_zig(

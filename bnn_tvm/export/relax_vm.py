@@ -18,6 +18,7 @@ from bnn_tvm.export.artifact import Artifact, sha256_hex
 from bnn_tvm.export.builder import check, complete
 from bnn_tvm.export.metadata import Metadata
 from bnn_tvm.program import Program
+from bnn_tvm.targets import is_android
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
@@ -59,6 +60,8 @@ def build_for_vm(
         def zig(output: str, files: Sequence[str], options: object = None) -> None:
             flags = ["-shared", "-s", *link.link_flags(spec.zig_target)]
             arguments = ["cc", "-target", spec.zig_target, *flags, *map(str, files)]
+            if is_android(spec.triple):  # whose linker looks in the libraries named alone
+                arguments += link.libraries(spec.zig_target, Path(folder))
             link.run_zig([*arguments, "-o", output], Path(folder), link.TIMEOUT_S)
 
         zig.output_format = "so"  # type: ignore[attr-defined]

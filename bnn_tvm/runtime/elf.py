@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import struct
+import sys
 from dataclasses import dataclass
 
 from bnn_tvm.errors import FileError
@@ -53,3 +54,8 @@ def host_machine() -> str:
     if machine == "aarch64" and struct.calcsize("P") == 4:
         return "armv7l"
     return machine
+
+
+def host_is_android() -> bool:
+    """Whether the running Python is one for Android, whose C library is not that of Linux."""
+    return hasattr(sys, "getandroidapilevel")

@@ -17,8 +17,9 @@ from bnn_tvm.errors import DeviceError, FileError, UsageError
 from bnn_tvm.export.metadata import Metadata, TensorInfo
 from bnn_tvm.runtime import capi
 from bnn_tvm.runtime.arrays import check_inputs, empty_aligned
-from bnn_tvm.runtime.elf import host_machine
+from bnn_tvm.runtime.elf import host_is_android, host_machine
 from bnn_tvm.runtime.files import ModelFiles, open_files
+from bnn_tvm.targets import is_android
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Model:
     """
 
     emulated = False
+    place = ""
 
     def __init__(self, files: ModelFiles, threads: int) -> None:
         self.metadata: Metadata = files.metadata
@@ -199,6 +201,14 @@ def load(path: str | os.PathLike[str], threads: int = 1, self_test: bool = False
             f"the model is built for {files.header.machine}, this machine is {host_machine()}",
             node=str(files.so),
             hint="compile it with --target host, or run it on its device (verify uses qemu)",
+        )
+    if is_android(files.metadata.triple) != host_is_android():
+        built, here = ("Linux", "Android") if host_is_android() else ("Android", "Linux")
+        raise DeviceError(
+            f"the model is built for {built}, this machine runs {here}",
+            node=str(files.so),
+            hint=f"compile it with --target {'arm64-android' if here == 'Android' else 'arm64'}, "
+            "or run it on its device (verify uses qemu)",
         )
     model = Model(files, threads)
     if self_test:

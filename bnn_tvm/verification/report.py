@@ -47,7 +47,7 @@ class VerifyReport:
     design_difference: largest difference between the ONNX graph and what was implied, None where
     nothing was. relative_error: of a model with layers in half precision, which is inexact: the
     largest relative error (L2) of an output end to end, and relative_tolerance what passes; None
-    for any other model.
+    for any other model. place: where the model ran if not on this machine, for people.
     """
 
     ok: bool
@@ -62,6 +62,7 @@ class VerifyReport:
     warnings: tuple[str, ...] = ()
     relative_error: float | None = None
     relative_tolerance: float | None = None
+    place: str = ""
 
     @property
     def first_difference(self) -> LayerReport | None:
@@ -85,4 +86,5 @@ class VerifyReport:
             "relative_error": self.relative_error,
             "relative_tolerance": self.relative_tolerance,
             "warnings": list(self.warnings),
+            "place": self.place,
         }

@@ -34,9 +34,10 @@ TIED_ERROR = 0.25
 
 
 class Runner(Protocol):
-    """A compiled model, here or on a device."""
+    """A compiled model, here or on a device (see `devices.Loaded`)."""
 
     emulated: bool
+    place: str
 
     def run_many(self, samples: Sequence[Arrays]) -> list[Arrays]:
         """Outputs by name, for each sample."""
@@ -198,6 +199,7 @@ def verify(
         warnings=recognition.warnings,
         relative_error=end_to_end.length if halves else None,
         relative_tolerance=end_to_end.length_limit,
+        place=whole.place,
     )
 
 

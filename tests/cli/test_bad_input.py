@@ -236,6 +236,22 @@ def test_verify_reports_a_foreign_target_as_emulated(cli) -> None:
     assert outcome.json["layers"][1]["exact"]
 
 
-def test_android_cannot_be_linked_yet(cli) -> None:
-    outcome = cli("compile", save(models.two_convs()), "--target", "arm64-android", "--json")
-    refused(outcome, 4, "toolchain", "Android", "--target arm64")
+def test_verify_says_that_android_is_emulated_on_another_c_library(cli) -> None:
+    from bnn_tvm.devices import find_qemu, find_sysroot
+
+    if find_qemu("aarch64") is None or find_sysroot("aarch64") is None:
+        pytest.skip("needs qemu-aarch64 and its C library")
+    model = save(models.two_convs())
+    outcome = cli("verify", model, "--target", "arm64-android")
+    assert outcome.code == 0, outcome
+    place = "target arm64-android, emulated by qemu on glibc in place of Android's C library"
+    assert place in " ".join(outcome.out.split())
+    result = cli("verify", model, "--target", "arm64-android", "--json").json
+    assert result["emulated"] is True and result["target"] == "arm64-android"
+    assert "glibc" in result["place"]
+
+
+def test_android_without_emulator(cli, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(Path("nothing").absolute()))
+    outcome = cli("verify", save(models.two_convs()), "--target", "arm64-android", "--json")
+    refused(outcome, 5, "device", "no emulator", "apt install qemu-user")

@@ -40,6 +40,7 @@ class Spec:
 
 X86 = Spec("x86_64", "x86_64-linux-gnu", "x86_64-linux-gnu.2.17", "x86-64-v2")
 ARM64 = Spec("arm64", "aarch64-linux-gnu", "aarch64-linux-gnu.2.17", "cortex-a53")
+ANDROID = Spec("arm64-android", "aarch64-unknown-linux-android", "aarch64-linux-none", "cortex-a53")
 ARMV7 = Spec("armv7", "armv7-linux-gnueabihf", "arm-linux-gnueabihf.2.17", "cortex-a9")
 
 

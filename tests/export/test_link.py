@@ -94,12 +94,6 @@ def test_a_missing_zig_is_a_toolchain_error(
     assert caught.value.code == 4
 
 
-def test_android_is_refused_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(ToolchainError, match="no C library for Android") as caught:
-        link.link_shared("aarch64-linux-android", [], tmp_path / "m.so")
-    assert "--target arm64" in (caught.value.hint or "")
-
-
 def test_a_failing_zig_is_quoted(tmp_path: Path) -> None:
     (tmp_path / "bad.c").write_text("int f(void) { return nonsense; }\n")
     with pytest.raises(ToolchainError, match=r"zig failed: .*nonsense"):

@@ -28,8 +28,9 @@ def test_digits_run_on_the_virtual_machine(digits: Path, tmp_path: Path) -> None
     assert any(layer.kind == "binary-conv" for layer in metadata.layers)
 
 
-def test_links_for_arm64(digits: Path) -> None:
-    artifact = bnn_tvm.compile_model(digits, runtime="tvm", target="arm64").artifact
+@pytest.mark.parametrize("target", ["arm64", "arm64-android"])
+def test_links_for_arm64(digits: Path, target: str) -> None:
+    artifact = bnn_tvm.compile_model(digits, runtime="tvm", target=target).artifact
     assert artifact.so[:4] == b"\x7fELF"
     assert int.from_bytes(artifact.so[18:20], "little") == 183  # EM_AARCH64
 

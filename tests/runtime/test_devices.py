@@ -13,6 +13,7 @@ from bnn_tvm.errors import DeviceError, FileError, UsageError
 from bnn_tvm.export import build
 from bnn_tvm.runtime.elf import host_machine, machine_of_triple
 from tests.export.programs import (
+    ANDROID,
     ARM64,
     ARMV7,
     H_NAME,
@@ -161,7 +162,9 @@ def test_without_a_c_library_a_file_cannot_run(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("machine", "spec"), [("aarch64", ARM64), ("armv7l", ARMV7)], ids=["aarch64", "armv7l"]
+    ("machine", "spec"),
+    [("aarch64", ARM64), ("aarch64", ANDROID), ("armv7l", ARMV7)],
+    ids=["aarch64", "android", "armv7l"],
 )
 def test_without_a_c_library_an_artifact_runs_as_a_static_program(machine: str, spec: Spec) -> None:
     if find_qemu(machine) is None:

@@ -29,6 +29,7 @@ BLOCK2 = "/block2/conv/Conv_output_0"
 
 class Standin:
     emulated = False
+    place = ""
 
     def __init__(self, model: onnx.ModelProto, fault: Fault | None) -> None:
         self.model = onnx.ModelProto()

@@ -79,7 +79,7 @@ def _show(report: VerifyReport) -> None:
                 ", ".join(by_design),
             )
         )
-    place = f"{report.target}, emulated by qemu" if report.emulated else report.target
+    place = f"{report.target}, {report.place}" if report.place else report.target
     lines = [
         f"target {place}; {report.samples} inputs",
         f"end to end: max abs error {report.max_abs_error:.3g}",

@@ -32,7 +32,7 @@ typedef enum bnn_status {
   BNN_OK = 0,
   BNN_ERROR_ARGUMENT = 1,    /* a null pointer, an index or a thread count out of range */
   BNN_ERROR_MEMORY = 2,      /* an allocation failed */
-  BNN_ERROR_THREAD = 3,      /* a thread could not be started */
+  BNN_ERROR_THREAD = 3,      /* a thread could not be started, or has no room for its data */
   BNN_ERROR_CPU = 4,         /* this processor lacks an instruction set the model was built for */
   BNN_ERROR_BUSY = 5,        /* the context is in use by another thread */
   BNN_ERROR_KERNEL = 6,      /* a kernel reported an error */

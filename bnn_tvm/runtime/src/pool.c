@@ -4,7 +4,8 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "current.h"
 
 /* A worker looks this often for new work before it sleeps: some 20 microseconds, less than a
  * kernel takes and more than the gap between two kernels. */
@@ -23,6 +24,8 @@ typedef struct bnn_scratch {
   int used;
 } bnn_scratch;
 
+/* Kernels call TVM's process-wide slots, which know no context: the thread says whose it is, by
+ * bnn_current, its bnn_worker or NULL. */
 typedef struct bnn_worker {
   bnn_pool *pool;
   pthread_t thread;
@@ -46,9 +49,6 @@ struct bnn_pool {
   void *closure;
   bnn_worker workers[];
 };
-
-/* Kernels call TVM's process-wide slots, which know no context: the thread says whose it is. */
-static _Thread_local bnn_worker *current;
 
 static inline void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -120,7 +120,7 @@ static void report_done(bnn_pool *pool) {
 static void *worker_main(void *argument) {
   bnn_worker *worker = argument;
   bnn_pool *pool = worker->pool;
-  current = worker;
+  bnn_set_current(worker);
   for (unsigned seen = 0;; ++seen) {
     await_job(pool, seen);
     if (atomic_load(&pool->stop)) return NULL;
@@ -130,7 +130,7 @@ static void *worker_main(void *argument) {
 }
 
 static int32_t parallel_launch(bnn_parallel_body body, void *closure, int32_t num_task) {
-  bnn_worker *self = current;
+  bnn_worker *self = bnn_current();
   (void)num_task; /* 0 for every loop that the compiler makes: as many as there are threads */
   if (self == NULL || self->parallel || self->pool->num_threads == 1) {
     bnn_parallel_env env = {NULL, 1};
@@ -152,10 +152,11 @@ static int32_t parallel_launch(bnn_parallel_body body, void *closure, int32_t nu
 static void *workspace_alloc(int32_t device_type, int32_t device_id, uint64_t nbytes,
                              int32_t dtype_code, int32_t dtype_bits) {
   (void)device_type, (void)device_id, (void)dtype_code, (void)dtype_bits;
-  if (current == NULL) return NULL;
+  bnn_worker *self = bnn_current();
+  if (self == NULL) return NULL;
   bnn_scratch *choice = NULL;
   for (int i = 0; i < kScratchSlots; ++i) {
-    bnn_scratch *slot = &current->scratch[i];
+    bnn_scratch *slot = &self->scratch[i];
     if (slot->used) continue;
     if (slot->nbytes >= nbytes && slot->data != NULL) {
       if (choice == NULL || choice->nbytes < nbytes || slot->nbytes < choice->nbytes)
@@ -176,10 +177,11 @@ static void *workspace_alloc(int32_t device_type, int32_t device_id, uint64_t nb
 
 static int32_t workspace_free(int32_t device_type, int32_t device_id, void *pointer) {
   (void)device_type, (void)device_id;
-  if (current == NULL) return -1;
+  bnn_worker *self = bnn_current();
+  if (self == NULL) return -1;
   for (int i = 0; i < kScratchSlots; ++i) {
-    if (current->scratch[i].used && current->scratch[i].data == pointer) {
-      current->scratch[i].used = 0;
+    if (self->scratch[i].used && self->scratch[i].data == pointer) {
+      self->scratch[i].used = 0;
       return 0;
     }
   }
@@ -193,8 +195,9 @@ int32_t (*__TVMBackendFreeWorkspace)(int32_t, int32_t, void *) = workspace_free;
 
 bnn_status bnn_pool_create(int32_t num_threads, bnn_pool **result) {
   size_t nbytes = sizeof(bnn_pool) + (size_t)num_threads * sizeof(bnn_worker);
-  bnn_pool *pool = calloc(1, nbytes);
   *result = NULL;
+  if (bnn_current_missing()) return BNN_ERROR_THREAD;
+  bnn_pool *pool = calloc(1, nbytes);
   if (pool == NULL) return BNN_ERROR_MEMORY;
   pool->num_threads = num_threads;
   pool->num_started = 1;
@@ -245,12 +248,12 @@ void bnn_pool_destroy(bnn_pool *pool) {
 }
 
 void *bnn_pool_enter(bnn_pool *pool) {
-  void *previous = current;
-  current = &pool->workers[0];
+  void *previous = bnn_current();
+  bnn_set_current(&pool->workers[0]);
   /* A kernel that failed may have left its blocks marked. No job is running now. */
   for (int32_t i = 0; i < pool->num_threads; ++i)
     for (int k = 0; k < kScratchSlots; ++k) pool->workers[i].scratch[k].used = 0;
   return previous;
 }
 
-void bnn_pool_leave(void *previous) { current = previous; }
+void bnn_pool_leave(void *previous) { bnn_set_current(previous); }

@@ -1,0 +1,10 @@
+/* What the runtime uses of Android's <stdio.h>; see export/bionic.py. */
+#ifndef BNN_BIONIC_STDIO_H_
+#define BNN_BIONIC_STDIO_H_
+
+#include <stddef.h>
+
+int snprintf(char *restrict to, size_t size, const char *restrict format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif
