@@ -81,7 +81,17 @@ def link_shared(
         *(str(s) for s in compiled), *(str(s) for s in runtime_sources()),
         "-o", output.name, *libraries(zig_target, output.parent),
     ]  # fmt: skip
-    run_zig(arguments, output.parent, timeout_s)
+    try:
+        run_zig(arguments, output.parent, timeout_s)
+    except ToolchainError as error:
+        lacking = re.findall(r"undefined symbol: (\S+)", error.message)
+        if zig_target != bionic.ZIG_TARGET or not lacking:
+            raise
+        raise ToolchainError(
+            f"the model needs what Android's C library may lack: {', '.join(sorted(set(lacking)))}",
+            hint="this is a limit of bnn_tvm: please report it with the model; --target arm64 "
+            "compiles it for Linux",
+        ) from error
 
 
 def libraries(zig_target: str, folder: Path) -> list[str]:
