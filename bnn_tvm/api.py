@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnn_tvm.errors import FileError, UsageError
+from bnn_tvm.errors import FileError, ModelError, UsageError
 from bnn_tvm.inspection import Inspection, decision_dict
 from bnn_tvm.options import CompileOptions
 from bnn_tvm.targets import TargetSpec, resolve
@@ -134,7 +134,8 @@ def compile_with(
     """`compile_model` with options as a value; `progress` is told each phase as it begins."""
     prepared, recognition, spec = _front(model, options, progress)
     artifact = _build(prepared, recognition, recognition.model, options, spec, progress)
-    return Compiled(artifact, options, spec, recognition.decisions, recognition.warnings)
+    warnings = artifact.metadata.warnings
+    return Compiled(artifact, options, spec, recognition.decisions, warnings)
 
 
 def _front(
@@ -178,6 +179,11 @@ def _build(
     program = lowered.program()
     inputs, outputs = _tensor_infos(graph)
     progress("self test")
+    test_vector, warnings = None, recognition.warnings
+    try:
+        test_vector = deployment_test(graph, inputs, outputs, inexact=bool(halves))
+    except ModelError as error:
+        warnings = (*warnings, f"the result carries no test vector: {error.message}")
     metadata = Metadata(
         tool_version=__version__,
         source=prepared.source,
@@ -192,8 +198,8 @@ def _build(
             DecisionInfo(d.output, d.op, d.binary, d.rule or "", d.reason, tuple(d.implied))
             for d in recognition.decisions
         ),
-        warnings=recognition.warnings,
-        test_vector=deployment_test(graph, inputs, outputs, inexact=bool(halves)),
+        warnings=warnings,
+        test_vector=test_vector,
     )
     progress("build and link")
     if options.runtime == "tvm":

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bnn_tvm.errors import ModelError
+from bnn_tvm.frontend.structure import first_lines
+
 if TYPE_CHECKING:
     import onnx
 
@@ -39,9 +42,19 @@ class Reference:
         )
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
-        """The tensors asked for, by name."""
+        """The tensors asked for, by name. Raises `ModelError` if onnxruntime fails on `inputs`."""
         given = {name: inputs[name] for name in self._wanted if name in inputs}
-        values = self._session.run(self._computed, dict(inputs)) if self._computed else []
+        try:
+            values = self._session.run(self._computed, dict(inputs)) if self._computed else []
+        except Exception as error:  # onnxruntime raises a class of its own per status code
+            from onnxruntime import __version__ as version
+
+            raise ModelError(
+                f"onnxruntime {version}, with which the result is compared, fails on the model: "
+                + first_lines(error),
+                hint="give inputs that the model takes (verify --input), or use a newer "
+                "onnxruntime: Python 3.11 and later get one",
+            ) from error
         return {**given, **dict(zip(self._computed, values, strict=True))}
 
 
