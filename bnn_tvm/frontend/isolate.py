@@ -12,6 +12,7 @@ import os
 import resource
 import select
 import signal
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -35,19 +36,21 @@ def try_out(work: Callable[[], object], what: str, time_limit_s: float = TIME_LI
     if not hasattr(os, "fork"):
         return
     read_end, write_end = os.pipe()
-    with warnings.catch_warnings():
-        # Other libraries' threads are not there in the child, and nothing in it waits for them.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
+    child, interrupted = _fork()
     if child == 0:
         os.close(read_end)
         _in_child(work)
-    os.close(write_end)
     try:
+        os.close(write_end)
+        if interrupted:
+            raise KeyboardInterrupt
         # The pipe closes when the child ends, however it does.
         ended, _, _ = select.select([read_end], [], [], time_limit_s)
         if not ended:
             os.kill(child, signal.SIGKILL)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
     finally:
         os.close(read_end)
         _, status = os.waitpid(child, 0)
@@ -56,6 +59,26 @@ def try_out(work: Callable[[], object], what: str, time_limit_s: float = TIME_LI
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         raise ModelError(f"{what} crashed on this model ({name})", hint=_HINT)
+
+
+def _fork() -> tuple[int, bool]:
+    """`os.fork`, and whether Ctrl-C came meanwhile: in callbacks of the fork Python drops it."""
+    caught: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    held = handler is signal.default_int_handler and (
+        threading.current_thread() is threading.main_thread()
+    )
+    if held:
+        signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        with warnings.catch_warnings():
+            # Other libraries' threads are not in the child, and nothing in it waits for them.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+    finally:
+        if held:
+            signal.signal(signal.SIGINT, handler)
+    return child, bool(caught)
 
 
 def _in_child(work: Callable[[], object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import pytest
@@ -50,3 +51,16 @@ def test_no_child_and_no_file_is_left() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_control_c_in_a_callback_of_the_fork_is_not_lost() -> None:
+    armed = [True]
+    os.register_at_fork(
+        after_in_parent=lambda: armed and armed.pop() and signal.raise_signal(signal.SIGINT)
+    )
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        try_out(lambda: time.sleep(600), "sleeping")
+    assert time.monotonic() - begin < 60  # the child was not waited for
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try_out(lambda: None, "nothing")
