@@ -37,7 +37,8 @@ def deployment_test(
     A device rounds floats in its own way, and a sign that hangs on rounding may fall on either
     side there. So the seed is taken whose values stay farthest from all thresholds; where even
     that one comes close, the tolerance is as wide as a few such signs make it. A model in half
-    precision (`inexact`) turns more of them. Raises `ModelError` if onnxruntime fails on such inputs.
+    precision (`inexact`) turns more of them. Raises `ModelError` if onnxruntime fails on such
+    inputs.
     """
     from bnn_tvm.recognize.expand import expand
 
