@@ -70,6 +70,9 @@ def shapes(kernel: Kernel) -> list[ConvParams]:
         ConvParams(1, 6, 5, 9, 9, 3, 3, pads=p1, groups=9),  # depthwise
         ConvParams(1, 2, 2, 16, 8, 3, 3, pads=(2, 2, 2, 2)),  # every output on the border
         ConvParams(1, 1, 9, 6, 7, 1, 4, pads=(0, 3, 0, 2)),  # one spatial axis
+        # Several words a pixel, which are not neighbours of the next pixel's.
+        ConvParams(1, 7, 6, 260, 40, 3, 3, dilation=(1, 2), pads=(1, 2, 1, 2), groups=2),
+        ConvParams(1, 2, 5, 800, 8, 1, 2, dilation=(1, 2), groups=2),
     ]
     return cases
 

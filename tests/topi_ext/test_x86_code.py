@@ -20,6 +20,8 @@ from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
 
 POPCNT = "bconv2d_avx512_vpopcntdq_popcnt_u32_4x64"
+CARRY_SAVE = "bconv2d_avx512_vpopcntdq_carry_save_u32_2x64"
+CARRY_SAVE_DEEP = "bconv2d_avx512_vpopcntdq_carry_save_u32_4x32"
 TABLE = "bconv2d_avx2_pshufb_table_2x128"
 LAYERS = (
     "1x56x56x64-k3x3x64-s1x1-d1x1-p1,1,1,1-g1-v0",
@@ -88,6 +90,25 @@ def test_popcount_loop_is_xor_popcount_add_without_spills(case: str) -> None:
         assert not any("%ymm" in line or "%xmm" in line for line in body)
 
 
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [(case, CARRY_SAVE) for case in LAYERS[1:3]] + [(case, CARRY_SAVE_DEEP) for case in LAYERS[3:]],
+)
+def test_carry_save_loop_takes_eight_vector_instructions_for_three_words(
+    case: str, name: str
+) -> None:
+    text = layer_assembly(kernels.table()[name], ConvParams.parse(case), "znver4")
+    chains = inner_loops(text, "vpternlogd")
+    full = [body for body in chains if count(body, "vpternlogd") == 8]
+    assert full  # 8 vectors of counts, 3 words
+    for body in full:
+        assert count(body, "vpxord") == 24
+        assert count(body, "vpopcntd") == 16
+        assert count(body, "vpaddd") + count(body, "vpsubd") == 16
+        assert len(body) <= 64 + 6 + 12 + 12  # broadcasts and weights, addresses, loop control
+        assert not any("(%rsp" in line or "(%rbp)" in line for line in body)
+
+
 @pytest.mark.parametrize("core", ("znver3", "haswell"))
 @pytest.mark.parametrize("case", LAYERS)
 def test_look_up_loop_takes_eight_vector_instructions_a_step(case: str, core: str) -> None:
@@ -102,7 +123,9 @@ def test_look_up_loop_takes_eight_vector_instructions_a_step(case: str, core: st
         assert not any("(%rsp" in line for line in body)
 
 
-@pytest.mark.parametrize(("name", "core"), ((POPCNT, "znver4"), (TABLE, "znver3")))
+@pytest.mark.parametrize(
+    ("name", "core"), ((POPCNT, "znver4"), (CARRY_SAVE, "znver4"), (TABLE, "znver3"))
+)
 @pytest.mark.parametrize("case", LAYERS)
 def test_no_kernel_asks_for_workspace(case: str, name: str, core: str) -> None:
     assert "AllocWorkspace" not in layer_assembly(
