@@ -23,7 +23,7 @@ from tvm.target import Target
 from tvm.tirx import PrimFunc
 
 from bnn_tvm.export.kernels_abi import lower
-from topi_ext import bitpack, reference
+from topi_ext import bitpack, reference, threshold
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
@@ -76,13 +76,15 @@ class Case:
     """One kernel on one shape.
 
     name: a C identifier. epilogue: "integers" returns the kernel's int32, "float" what a layer
-    does to them, float32 scale * y + offset per output channel.
+    does to them, float32 scale * y + offset per output channel, "words" the packed bits of its
+    comparison with a threshold per output channel. word_bits: of those words.
     """
 
     name: str
     params: ConvParams
     kernel: Kernel
     epilogue: str = "integers"
+    word_bits: int = 64
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,10 @@ def _prepare_conv(case: Case, target: Target) -> Prepared:
     rng = np.random.default_rng(len(str(p)))
     signs = rng.integers(0, 2, (p.n, p.h, p.w, p.ci), np.int8) * 2 - 1
     weights = rng.integers(0, 2, (p.co, p.cig, p.kh, p.kw), np.int8) * 2 - 1
-    arrays = [reference.pack_padded(signs, p, kernel.word_bits), *kernel.pack_weights(weights, p)]
-    expected = reference.bconv2d(signs, weights, p)
+    integers = reference.bconv2d(signs, weights, p)
+    words = reference.pack_padded(signs, p, kernel.word_bits)
 
-    packed = _placeholder(arrays[0], "packed")
+    packed = _placeholder(words, "packed")
     functions: dict[str, PrimFunc] = {}
     data, staged = packed, 0
     if kernel.prepare is not None:
@@ -184,23 +186,55 @@ def _prepare_conv(case: Case, target: Target) -> Prepared:
         data = te.placeholder(staged_form.shape, staged_form.dtype, "data")
         extents = [int(extent) for extent in staged_form.shape]
         staged = int(np.prod(extents)) * np.dtype(str(staged_form.dtype)).itemsize
-    packed_weights = [_placeholder(array, f"w{i}") for i, array in enumerate(arrays[1:])]
-    y = kernel.compute(data, *packed_weights, params=p)
-    if case.epilogue == "float":
-        scale = rng.standard_normal(p.co).astype(np.float32)
-        offset = rng.standard_normal(p.co).astype(np.float32)
-        arrays += [scale, offset]
-        extra = [_placeholder(scale, "scale"), _placeholder(offset, "offset")]
-        z = te.compute(
-            p.out_shape,
-            lambda n, i, j, c: y[n, i, j, c].astype("float32") * extra[0][c] + extra[1][c],
-            name="scaled",
-        )
-        functions[case.name] = _function([data, *packed_weights, *extra, z], target)
-        expected = (expected * scale + offset).astype(np.float32)
-    else:
-        functions[case.name] = _function([data, *packed_weights, y], target)
-    return Prepared(case, functions, tuple(arrays), staged, expected)
+    behind = _words if case.epilogue == "words" else _numbers
+    arrays, tensors, expected = behind(case, data, weights, integers, rng)
+    functions[case.name] = _function([data, *tensors], target)
+    return Prepared(case, functions, (words, *arrays), staged, expected)
+
+
+def _numbers(
+    case: Case, data: te.Tensor, weights: np.ndarray, integers: np.ndarray, rng: np.random.Generator
+) -> tuple[list[np.ndarray], list[te.Tensor], np.ndarray]:
+    """The arrays, the tensors of the arrays and of the result, and the truth: int32 or float32."""
+    p = case.params
+    arrays = list(case.kernel.pack_weights(weights, p))
+    tensors = [_placeholder(array, f"w{i}") for i, array in enumerate(arrays)]
+    y = case.kernel.compute(data, *tensors, params=p)
+    if case.epilogue == "integers":
+        return arrays, [*tensors, y], integers
+    extra = [rng.standard_normal(p.co).astype(np.float32) for _ in range(2)]
+    scale, offset = (_placeholder(a, n) for a, n in zip(extra, ("scale", "offset"), strict=True))
+    z = te.compute(
+        p.out_shape,
+        lambda n, i, j, c: y[n, i, j, c].astype("float32") * scale[c] + offset[c],
+        name="scaled",
+    )
+    expected = (integers * extra[0] + extra[1]).astype(np.float32)
+    return [*arrays, *extra], [*tensors, scale, offset, z], expected
+
+
+def _words(
+    case: Case, data: te.Tensor, weights: np.ndarray, integers: np.ndarray, rng: np.random.Generator
+) -> tuple[list[np.ndarray], list[te.Tensor], np.ndarray]:
+    """The same for packed bits of scale * y + offset, rounded once, against thresholds that every
+    channel meets exactly somewhere, from above or below; some are NaN.
+    """
+    p, kernel = case.params, case.kernel
+    scale = rng.choice(np.array([1, -0.5, 0.3, 0], np.float32), p.co)
+    offset = rng.standard_normal(p.co).astype(np.float32)
+    y = threshold.affine(scale, integers.astype(np.float32), offset, fused=True)
+    rows = y.reshape(-1, p.co)
+    limit = rows[rng.integers(0, len(rows), p.co), np.arange(p.co)]
+    limit = np.where(rng.random(p.co) < 0.1, np.float32(np.nan), limit).astype(np.float32)
+    up = rng.random(p.co) < 0.5
+    signs = np.where(np.where(up, y >= limit, y <= limit), 1, -1).astype(np.int8)
+    limits, sign = threshold.integer_limits(scale, offset, limit, up, p.taps, fused=True)
+    arrays = list(threshold.pack_weights(kernel, weights, limits, sign, p))
+    tensors = [_placeholder(array, f"w{i}") for i, array in enumerate(arrays)]
+    out = threshold.threshold_words(
+        data, *tensors, params=p, kernel=kernel, word_bits=case.word_bits
+    )
+    return arrays, [*tensors, out], reference.pack_bits(signs, case.word_bits)
 
 
 def compile_cases(

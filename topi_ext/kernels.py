@@ -51,6 +51,9 @@ class Kernel:
         without the border table among the weights, to the numbers of differing taps, annotated
         as the stage "acc"; `schedule` then meets the stage "words" behind it. None: cannot.
     count_dtype: the signed type its counters are compared in; they hold less than its maximum.
+    inverted: whether `pack_weights` inverts bits, so that agreeing taps are counted; then `counts`
+        takes packed negated weights.
+    fills: bits of the least part of a word that it can write on its own; 0: a whole word.
     rank: among kernels that support a shape on a target the highest wins; a number, or a function
         of (params, target).
     """
@@ -68,6 +71,8 @@ class Kernel:
     prepare: Callable[[te.Tensor, ConvParams], te.Tensor] | None = None
     counts: Callable[..., te.Tensor] | None = None
     count_dtype: str = ""
+    inverted: bool = False
+    fills: int = 0
     rank: int | Callable[[ConvParams, Target], int] = 0
 
     def rank_for(self, params: ConvParams, target: Target) -> int:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx import PrimFunc, Stmt
 
-from .emit import PARALLEL, SERIAL, channel_loops, let, local, loop, seq, splat, vload, vstore
-from .epilogue import Epilogue, divisor, extract_epilogue, holds_stage
+from .emit import channel_loops, let, local, loop, seq, splat, vload, vstore
+from .epilogue import Epilogue, extract_epilogue, holds_stage
 from .kernels import PARAMS
-from .parallel import PARALLEL_BINARY_MACS
 from .params import ConvParams
+from .pixel_tiles import PixelTiles, Place
 from .scalar import schedule_scalar
 from .threshold import WORDS, WordsEpilogue, extract_words
 
 WORD = 32
 LANES = 16  # of the vectors written here; LLVM splits them where registers are shorter
-CHUNK = 16  # tiles of pixels that all channel blocks visit before the next ones
 
 
 def schedule_lanes(func: PrimFunc, pixels: int, writer: type[LanesWriter]) -> PrimFunc:
@@ -27,87 +25,26 @@ def schedule_lanes(func: PrimFunc, pixels: int, writer: type[LanesWriter]) -> Pr
     return schedule_scalar(func) if epilogue is None else writer(epilogue, pixels).write()
 
 
-class LanesWriter:
-    """The hand-made loops of one convolution with its epilogue.
+class LanesWriter(PixelTiles):
+    """Tiles whose sums stay in vectors over the whole reduction.
 
     Another way to count inherits and has its own `accumulate`.
     """
 
     def __init__(self, epilogue: Epilogue | WordsEpilogue, pixels: int) -> None:
         """Find the shape and the buffers."""
-        self.epilogue = epilogue
-        self.params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
         self.data, self.weights = epilogue.reads
-        self.size = int(self.weights.ty.shape[3])
-        self.blocks = -(-self.params.cog // self.size)
-        self.pixels = min(pixels, self.params.pixels)
+        params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
+        super().__init__(epilogue, params, pixels, int(self.weights.ty.shape[3]))
 
-    def write(self) -> PrimFunc:
-        """Chunks of pixels outside, then channel blocks, whose weights stay cached over a chunk.
-
-        Threads share the tiles out in this order, so each works on rows of its own, which it
-        mostly wrote itself in the layer before.
-        """
-        p = self.params
-        full, rest = divmod(p.pixels, self.pixels)
-        tiles = full + (1 if rest else 0)
-        last = p.cog - (self.blocks - 1) * self.size
-
-        def tile(t: Any, first: int, per_group: int, channels: int) -> Stmt:
-            body: list[Stmt] = []
-            index, block = self._place(t, tiles, p.groups * per_group, body)
-            pixel = let("pixel", index * self.pixels, body)
-            group = let("group", block // per_group, body)
-            block = let("of_group", first + block % per_group, body)
-            whole = self._tile(pixel, group, block, self.pixels, channels)
-            if rest:
-                part = self._tile(pixel, group, block, rest, channels)
-                fits = pixel < full * self.pixels if full else tirx.const(False, "bool")
-                whole = tirx.IfThenElse(fits, whole, part)
-            body.append(whole)
-            return seq(body)
-
-        kind = PARALLEL if p.macs >= PARALLEL_BINARY_MACS else SERIAL
-        even = self.blocks if last == self.size else self.blocks - 1
-        stmts = []
-        if even:
-            fn = functools.partial(tile, first=0, per_group=even, channels=self.size)
-            stmts.append(loop(p.groups * even * tiles, fn, "t", kind))
-        if even < self.blocks:
-            fn = functools.partial(tile, first=even, per_group=1, channels=last)
-            stmts.append(loop(p.groups * tiles, fn, "t", kind))
-        return self.epilogue.with_body(seq(stmts))
-
-    def _place(self, t: Any, tiles: int, blocks: int, stmts: list[Stmt]) -> tuple[Any, Any]:
-        """The tile of pixels and the channel block of the `t`-th step."""
-        if blocks == 1:
-            return t, 0
-        if tiles < 2 * CHUNK:
-            return let("tile", t % tiles, stmts), let("block", t // tiles, stmts)
-        # Chunks of one size, if there is a divisor: constant divisions are cheap.
-        size = divisor(tiles, 2 * CHUNK)
-        size = size if size >= CHUNK // 2 else CHUNK
-        chunk = let("chunk", t // (size * blocks), stmts)
-        step = let("step", t % (size * blocks), stmts)
-        wide = let("wide", tirx.min(size, tiles - chunk * size), stmts) if tiles % size else size
-        at = let("tile", chunk * size + step % wide, stmts)
-        return at, let("block", step // wide, stmts)
-
-    def _tile(self, pixel: Any, group: Any, block: Any, pixels: int, channels: int) -> Stmt:
-        """`pixels` pixels x `channels` channels: reduction, then epilogue."""
-        p = self.params
+    def tile(self, at: list[Place], group: Any, block: Any, channels: int) -> Stmt:
+        """Reduction, then epilogue."""
         vectors = -(-channels // LANES)
         width = vectors * LANES
         stmts: list[Stmt] = []
-        at = []
-        for i in range(pixels):
-            index = let("index", pixel + i, stmts)
-            n = let("n", index // (p.ho * p.wo), stmts)
-            y = let("y", index // p.wo % p.ho, stmts)
-            at.append((n, y, let("x", index % p.wo, stmts)))
         totals = self.accumulate(stmts, at, group, block, vectors)
         # Their own buffer: LLVM keeps sums in registers only if no variable index reaches them.
-        counts = local("counts", (pixels * width,), "uint32", stmts)
+        counts = local("counts", (len(at) * width,), "uint32", stmts)
         for i, total in enumerate(totals):
             stmts.append(vstore(counts, total, [i * LANES], LANES))
         for i, pixel in enumerate(at):
@@ -118,13 +55,13 @@ class LanesWriter:
         self,
         counts: tirx.Buffer,
         base: int,
-        pixel: tuple[Any, Any, Any],
+        pixel: Place,
         group: Any,
         block: Any,
         channels: int,
     ) -> list[Stmt]:
         """The epilogue of one pixel and `channels` channels, whose counts begin at `base`."""
-        epilogue, begin = self.epilogue, block * self.size
+        epilogue, begin = self.epilogue, block * self.channels
         if isinstance(epilogue, WordsEpilogue):
             return epilogue.store(counts, base, pixel, group, begin, channels, LANES)
         stmts: list[Stmt] = []
@@ -139,7 +76,7 @@ class LanesWriter:
     def accumulate(
         self,
         stmts: list[Stmt],
-        at: list[tuple[Any, Any, Any]],
+        at: list[Place],
         group: Any,
         block: Any,
         vectors: int,

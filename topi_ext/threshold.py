@@ -14,6 +14,9 @@ bit = d < (T - limit) // 2 + 1: one comparison of counters, border included (`co
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +26,7 @@ from tvm.s_tir import Schedule
 from tvm.tirx import PrimFunc, Stmt
 
 from .bconv2d import border_correction, edge_class, needs_correction
-from .emit import bitcast, let, mask_bits, vload, vstore
+from .emit import bitcast, let, mask_bits, seq, vload, vstore
 from .epilogue import find_stage
 from .kernels import PARAMS, STAGE, Kernel
 from .params import ConvParams
@@ -91,7 +94,7 @@ def refusal(kernel: Kernel, params: ConvParams, word_bits: int) -> str | None:
         return f"{p.taps} taps overflow a signed counter"
     if p.groups > 1 and p.cog % word_bits:
         return f"groups of {p.cog} channels do not fill words of {word_bits} bits"
-    if tile % word_bits and p.cog > tile:
+    if tile % (kernel.fills or word_bits) and p.cog > tile:
         return f"a tile of {tile} channels does not fill words of {word_bits} bits"
     return None
 
@@ -120,7 +123,7 @@ def pack_weights(
     the limits of its counters. weights: int8 +-1 [co, ci/groups, kh, kw].
     """
     turned = (weights * sign.reshape(-1, 1, 1, 1)).astype(np.int8)
-    arrays = kernel.pack_weights(turned, params)
+    arrays = kernel.pack_weights(-turned if kernel.inverted else turned, params)
     if needs_correction(params):
         arrays = arrays[:-1]
     return (*arrays, count_limits(limit, turned, params, kernel.count_dtype))
@@ -189,32 +192,59 @@ class WordsEpilogue:
         first: Any,
         channels: int,
         lanes: int,
+        join: Callable[[list[Any], int, int], Any] | None = None,
     ) -> list[Stmt]:
         """Compare and store the words of one pixel's channels first .. first+channels-1 of `group`.
 
         counts: the counters, of which those of the channels lie from `base` on, filled up to
         whole vectors of `lanes`. pixel: n, y, x of the output. `first` is a multiple of the word.
+        join: (conditions, lanes, unit), the bits of some vectors of conditions as an unsigned
+        integer of `unit` bits; LLVM's masks without.
         """
         p, bits = ConvParams.parse(str(self.annotations[PARAMS])), self.word_bits
         dtype = str(self.limits.ty.dtype)
         stmts: list[Stmt] = []
-        classes = [let("border", at, stmts) for at in _classes(p, *pixel[1:])]
         channel = let("channel", group * p.cog + first, stmts)
+        limit = self.limit(pixel, channel, stmts)
         word = let("word", channel // bits, stmts)
         unit = max(bits, lanes)
         for begin in range(0, channels, unit):
-            mask: Any = None
-            for at in range(begin, min(begin + unit, channels), lanes):
-                count = bitcast(vload(counts, [base + at], lanes), f"{dtype}x{lanes}")
-                limit = vload(self.limits, [*classes, channel + at], lanes)
-                part = mask_bits(count < limit, lanes)
-                if unit > lanes:
-                    shift = tirx.const(at - begin, f"uint{unit}")
-                    part = part.astype(f"uint{unit}") << shift
-                mask = part if mask is None else mask | part
-            mask = let("mask", mask, stmts)
+            conditions = [
+                bitcast(vload(counts, [base + at], lanes), f"{dtype}x{lanes}") < limit(at, lanes)
+                for at in range(begin, min(begin + unit, channels), lanes)
+            ]
+            mask = let("mask", (join or _join_masks)(conditions, lanes, unit), stmts)
             stmts += self._words(mask, unit, pixel, word + begin // bits, channels - begin)
         return stmts
+
+    def limit(
+        self, pixel: tuple[Any, Any, Any], channel: Any, stmts: list[Stmt]
+    ) -> Callable[[int, int], Any]:
+        """A function of (at, lanes): the limits of a pixel's channels from `channel` + at on."""
+        p = ConvParams.parse(str(self.annotations[PARAMS]))
+        classes = [let("border", at, stmts) for at in _classes(p, *pixel[1:])]
+        return lambda at, lanes: vload(self.limits, [*classes, channel + at], lanes)
+
+    def octets(self, stmts: list[Stmt]) -> Callable[[Any, tuple[Any, Any, Any], Any], Stmt]:
+        """A function of (octet, pixel, channel), the statement that stores the eight bits from
+        `channel` on, a multiple of eight. With the last channels the word is filled up with 0.
+        """
+        p = ConvParams.parse(str(self.annotations[PARAMS]))
+        used, size = -(-p.co // 8), -(-p.co // self.word_bits) * self.word_bits // 8
+        view = tirx.decl_buffer((p.n, p.ho, p.wo, size), "uint8", "octets")
+        first = tirx.BufferLoad(self.out, [0, 0, 0, 0])
+        stmts.append(tirx.DeclBuffer(view, data=tirx.address_of(first)))
+
+        def store(octet: Any, pixel: tuple[Any, Any, Any], channel: Any) -> Stmt:
+            one = tirx.BufferStore(view, octet, [*pixel, channel // 8])
+            if used == size:
+                return one
+            zero = tirx.const(0, "uint8")
+            rest = [tirx.BufferStore(view, zero, [*pixel, at]) for at in range(used, size)]
+            at_end = tirx.EQ(channel // 8, used - 1)
+            return seq([one, tirx.IfThenElse(at_end, seq(rest), None)])
+
+        return store
 
     def _words(
         self, mask: Any, unit: int, pixel: tuple[Any, Any, Any], word: Any, channels: int
@@ -232,6 +262,18 @@ class WordsEpilogue:
             tirx.BufferStore(self.out, part.astype(f"uint{bits}"), [*pixel, word + i])
             for i, part in enumerate(parts)
         ]
+
+
+def _join_masks(conditions: list[Any], lanes: int, unit: int) -> Any:
+    """LLVM's masks of vectors of conditions side by side, as an unsigned integer."""
+    parts = [mask_bits(condition, lanes) for condition in conditions]
+    if unit == lanes:
+        return parts[0]
+    shifted = [
+        part.astype(f"uint{unit}") << tirx.const(i * lanes, f"uint{unit}")
+        for i, part in enumerate(parts)
+    ]
+    return functools.reduce(operator.or_, shifted)
 
 
 def extract_words(func: PrimFunc) -> WordsEpilogue:

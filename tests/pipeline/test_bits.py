@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 
+from benchmarks import arm64_models, arm64_program
 from bnn_tvm import pipeline
 from bnn_tvm.importer import layers
 from bnn_tvm.options import CompileOptions
@@ -49,6 +53,13 @@ BODIES = {
         {FIRST} u = Transpose<perm=[0,2,3,1]>(y1) f = Flatten(u) c = {BITS}(f, t0, up)
         y = {DENSE}(c, wf, s2, o2)""",
 }
+# Padded both ways, pools on both sides, a dense layer: all that a threshold may stand before.
+EVERYTHING = f"""
+    {FIRST} m = MaxPool<kernel_shape=[2,2],strides=[1,2]>(y1) c = {BITS}(m, t1, d1)
+    n = MaxPool<kernel_shape=[2,2],strides=[1,1],ceil_mode=1>(c) y2 = {ONES}(n, w4, s1, o1)
+    d = {BITS}(y2, t1, d1) y3 = {ZERO}(d, w4, s1, o1) k = {BITS}(y3, t1, d1)
+    g = MaxPool<kernel_shape=[8,2]>(k) f = Flatten(g)
+    e = {DENSE}(f, wd, s1, o1) h = {BITS}(e, tr, dr) y = {DENSE}(h, wd, s1, o1)"""
 # Floats are needed somewhere, or the words of writer and reader differ.
 REFUSED = {
     "a shortcut": f"""
@@ -198,3 +209,25 @@ def test_no_float_is_packed_between_such_layers(spec: TargetSpec) -> None:
     made = [program.tensors[call.args[-1]] for call in program.calls]
     first = next(i for i, call in enumerate(program.calls) if call.layer == "y1" and call.macs)
     assert [t.name for t in made[first:] if t.dtype == "float32"] == ["y"]
+
+
+@pytest.mark.parametrize(("core", "channels"), (("cortex-a72", 64), ("cortex-a76", 37)))
+def test_arm64_bits_equal_floats(
+    core: str, channels: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if arm64_program.missing_tool() is not None:
+        pytest.skip(str(arm64_program.missing_tool()))
+    model = parse(EVERYTHING, arrays(channels, channels))
+    spec = resolve(CompileOptions(target="arm64", mcpu=core))
+    program, reference = pipeline.build(model, spec), floats(model, spec, monkeypatch)
+    assert writes_words(program) == ["y1", "y2", "y3", "e"]
+    assert not writes_words(reference)
+    x = np.random.default_rng(3).normal(size=(2, 6, 9, 8)).astype(np.float32)
+    results = []
+    for name, one in (("words", program), ("floats", reference)):
+        (tmp_path / name).mkdir()
+        path = arm64_models.link(one, core, x, tmp_path / name)
+        subprocess.run(["qemu-aarch64", str(path), f"{path}.out"], check=True, timeout=60)
+        results.append(np.fromfile(f"{path}.out", np.float32).reshape(2, channels))
+    np.testing.assert_array_equal(*results)
+    assert len(np.unique(results[0])) > channels // 2

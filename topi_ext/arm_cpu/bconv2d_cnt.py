@@ -4,28 +4,37 @@ Vector lanes are (output channel, word): 128 / word channels of `word` bits. Eve
 is stored 128 / word times in a row (`prepare`), so that a plain load broadcasts it. What is counted
 and how it becomes the integers is told in `agreement`.
 
-Output pixels are counted through the batch and the map, n*ho*wo, and tiled regardless of rows; the
-last tile repeats the last pixel. Channels are padded to eight per group.
+A byte of the xor has 8 bits set at most, four registers of such counts are added pairwise (`addp`)
+within a byte, and `uadalp` adds the pairs that are left to eight 16-bit counters: with word / 16
+products that is word / 16 - 1 `addp` and one `uadalp`, so exactly one addition per product, three
+vector instructions per 128 binary MACs, and no overflow before 65535 counts.
+
+Channels are padded to eight per group. A threshold behind the layer writes one byte per pixel and
+tile.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from tvm import s_tir, te, tirx
-from tvm.s_tir.schedule import SBlockRV
 from tvm.target import Target
-from tvm.tirx import PrimFunc
+from tvm.tirx import PrimFunc, Stmt
 
-from ..epilogue import divisor, find_stage, holds_stage, inline_epilogue
+from ..emit import bitcast, channel_loops, let, local, seq, splat, vload, vstore
+from ..epilogue import Epilogue, extract_epilogue, find_stage, holds_stage
 from ..kernels import PARAMS, Kernel
-from ..parallel import PARALLEL_BINARY_MACS
 from ..params import ConvParams
-from .agreement import border_table, first_count, integer, supports
-from .cnt_intrin import CHANNELS, cnt_intrin
+from ..pixel_tiles import PixelTiles, Place
+from ..scalar import schedule_scalar
+from ..threshold import WORDS, WordsEpilogue, extract_words
+from . import agreement, neon
+from .agreement import border_table, supports
 from .cores import core_of
 
+CHANNELS = 8  # 16-bit counters of one register
 UNROLLED_PRODUCTS = 64  # most 128-bit products in one copy of the loop body
 
 
@@ -64,121 +73,160 @@ def prepare(packed: te.Tensor, params: ConvParams, kernel: Kernel) -> te.Tensor:
 
 
 def compute(
-    data: te.Tensor,
-    weights: te.Tensor,
-    table: te.Tensor | None,
-    params: ConvParams,
-    kernel: Kernel,
+    data: te.Tensor, weights: te.Tensor, *border: te.Tensor, params: ConvParams, kernel: Kernel
 ) -> te.Tensor:
     """The integers int32 [n, ho, wo, co] of what `prepare` and `pack_weights` return."""
     p = params
-    word, pixels = kernel.word_bits, kernel.tile["pixels"]
-    lanes, cw, blocks = 128 // word, p.words(word), blocks_per_group(p)
+    table = border[0] if border else None
+
+    def agreeing(n: Any, y: Any, x: Any, c: Any) -> Any:
+        found, axes = _product(data, weights, p, kernel, (n, y, x, c))
+        return agreement.count(found, axes, table, p, (n, y, x, c))
+
+    acc = te.compute(p.out_shape, agreeing, name="agreeing", attrs=kernel.annotations("acc", p))
+    return te.compute(
+        p.out_shape,
+        lambda n, y, x, o: agreement.integer(acc[n, y, x, o], table, p, y, x, o),
+        name="integers",
+        attrs=kernel.annotations("integers", p),
+    )
+
+
+def counts(data: te.Tensor, weights: te.Tensor, *, params: ConvParams, kernel: Kernel) -> te.Tensor:
+    """The numbers of differing taps int16 [n, ho, wo, co], of negated weights."""
+    return te.compute(
+        params.out_shape,
+        lambda *place: agreement.differing(*_product(data, weights, params, kernel, place)),
+        name="differing",
+        attrs=kernel.annotations("acc", params),
+    )
+
+
+def _product(
+    data: te.Tensor, weights: te.Tensor, params: ConvParams, kernel: Kernel, place: tuple[Any, ...]
+) -> tuple[Any, list[Any]]:
+    """The bits counted for one output and one word of a tap, and the axes to sum over."""
+    p, (n, y, x, c) = params, place
+    cw, lanes = p.words(kernel.word_bits), 128 // kernel.word_bits
     ky = te.reduce_axis((0, p.kh), "ky")
     step = te.reduce_axis((0, p.kw * cw), "step")
-    start = first_count(p)
-    add = te.comm_reducer(lambda x, y: x + y, lambda t: tirx.const(start, t), name="add")
-
-    def agreeing(tile: Any, block: Any, i: Any, c: Any) -> Any:
-        q = tile * pixels + i
-        if p.pixels % pixels:
-            q = tirx.min(q, p.pixels - 1)
-        n, r = q // (p.ho * p.wo), q % (p.ho * p.wo)
-        y = r // p.wo * p.stride[0] + ky * p.dilation[0]
-        x = r % p.wo * p.stride[1] + step // cw * p.dilation[1]
-        bits = data[n, y, x, (block // blocks * cw + step % cw) * lanes + c % lanes]
-        product = tirx.popcount(bits ^ weights[block, ky, step, c])
-        return add(product.astype("int16"), axis=[ky, step])
-
-    acc = te.compute(
-        (-(-p.pixels // pixels), p.groups * blocks, pixels, CHANNELS),
-        agreeing,
-        name="agreeing",
-        attrs=kernel.annotations("acc", p),
-    )
-
-    def integers(n: Any, y: Any, x: Any, o: Any) -> Any:
-        q = (n * p.ho + y) * p.wo + x
-        oc = o % p.cog
-        m = acc[q // pixels, o // p.cog * blocks + oc // CHANNELS, q % pixels, oc % CHANNELS]
-        return integer(m, table, p, y, x, o)
-
-    return te.compute(
-        p.out_shape, integers, name="integers", attrs=kernel.annotations("integers", p)
-    )
+    g, o = c // p.cog, c % p.cog
+    row = y * p.stride[0] + ky * p.dilation[0]
+    column = x * p.stride[1] + step // cw * p.dilation[1]
+    bits = data[n, row, column, (g * cw + step % cw) * lanes]
+    word = weights[g * blocks_per_group(p) + o // CHANNELS, ky, step, o % CHANNELS]
+    return tirx.popcount(bits ^ word), [ky, step]
 
 
 def schedule(func: PrimFunc, kernel: Kernel) -> PrimFunc:
-    """Tile the last block [pixels x 8], compute the counts at the tile, use the intrinsic."""
-    sch = s_tir.Schedule(func)
+    """Write the loops of the convolution, or of `prepare`, whichever the function holds."""
     if holds_stage(func, "repeat"):
-        return _schedule_repeat(sch, kernel)
-    acc = find_stage(sch)
-    p = ConvParams.parse(str(sch.get(acc).annotations[PARAMS]))
-    last = inline_epilogue(sch, acc)
-    extents = [int(sch.get(loop).extent) for loop in sch.get_loops(last)]
-    if extents[-1] != p.co or int(np.prod(extents)) != p.pixels * p.co:
-        raise ValueError(f"{kernel.name}: cannot tile an output of {extents} for {p}")
-    flat = tirx.IndexMap.from_func(
-        lambda *index: _pixel_group_channel(index, extents, p),
-        ndim=len(extents),
-        index_dtype=str(sch.get(last).iter_vars[0].dom.extent.ty),
-    )
-    sch.transform_block_layout(last, flat)
-    # Only a simplified index lets the accumulators shrink to a tile.
-    name = sch.get(last).name_hint
-    sch = s_tir.Schedule(s_tir.transform.StmtSimplify()(sch.mod))
-    acc, last = find_stage(sch), sch.get_sblock(name)
-    q, g, o = sch.get_loops(last)
-    pixels = kernel.tile["pixels"]
-    tile, i = sch.split(q, [None, pixels])
-    block, c = sch.split(o, [None, CHANNELS])
-    # The smaller of the two operands is streamed, the larger one stays in the cache by panels.
-    weight_bytes = p.co * p.taps // 8
-    input_bytes = p.n * p.hp * p.wp * p.groups * p.words(kernel.word_bits) * 16
-    order = [g, block, tile] if weight_bytes > input_bytes else [tile, g, block]
-    sch.reorder(*order, i, c)
-    outer, at = order[0], order[-1]
-    if order[0] is g:
-        outer = sch.fuse(g, block)
-    else:
-        at = sch.fuse(g, block)
-    sch.compute_at(acc, at, preserve_unit_loops=True)
-    if p.macs >= PARALLEL_BINARY_MACS:
-        sch.parallel(outer)
-    sch.unroll(i)
-    if p.cog % CHANNELS == 0:
-        sch.vectorize(c)
-    _schedule_counts(sch, acc, p, kernel)
-    return sch.mod["main"]
+        return _schedule_repeat(s_tir.Schedule(func), kernel)
+    epilogue = extract_words(func) if holds_stage(func, WORDS) else extract_epilogue(func)
+    return schedule_scalar(func) if epilogue is None else _Writer(epilogue, kernel).write()
 
 
-def _schedule_counts(sch: s_tir.Schedule, acc: SBlockRV, p: ConvParams, kernel: Kernel) -> None:
-    *_, i, c, ky, step = sch.get_loops(acc)
-    sch.reorder(ky, step, i, c)
-    init = sch.decompose_reduction(acc, ky)
-    *_, init_i, init_c = sch.get_loops(init)
-    sch.vectorize(init_c)
-    sch.unroll(init_i)
-    if p.cog > 1:
-        sch.tensorize(c, cnt_intrin(kernel.word_bits))
-    # else the tile has one channel only (depthwise): LLVM's scalar popcount does.
-    sch.unroll(i)
-    steps = p.kw * p.words(kernel.word_bits)
-    products = kernel.tile["pixels"] * kernel.word_bits // 16
-    copies = divisor(steps, max(1, UNROLLED_PRODUCTS // products))
-    if copies > 1:
-        _, inner = sch.split(step, [None, copies])
-        sch.unroll(inner)
+class _Writer(PixelTiles):
+    """Tiles whose 16-bit counters stay in registers, eight channels in each."""
+
+    def __init__(self, epilogue: Epilogue | WordsEpilogue, kernel: Kernel) -> None:
+        """Find the shape and the buffers."""
+        p = ConvParams.parse(str(epilogue.annotations[PARAMS]))
+        self.word = kernel.word_bits
+        self.data, self.weights, *border = epilogue.reads
+        self.border = border[0] if border else None
+        # The smaller of the two operands is streamed, the larger one stays in the cache by panels.
+        weight_bytes = p.co * p.taps // 8
+        input_bytes = p.n * p.hp * p.wp * p.groups * p.words(self.word) * 16
+        outside = weight_bytes <= input_bytes
+        super().__init__(epilogue, p, kernel.tile["pixels"], CHANNELS, pixels_outside=outside)
+
+    def tile(self, at: list[Place], group: Any, block: Any, channels: int) -> Stmt:
+        """Reduction, then epilogue."""
+        p = self.params
+        stmts: list[Stmt] = []
+        sums = local("sums", (len(at) * CHANNELS,), "int16", stmts)
+        first = let("channel", group * p.cog + block * CHANNELS, stmts)
+        for i, (_, y, x) in enumerate(at):
+            begin = splat(0, "int16x8")
+            if isinstance(self.epilogue, Epilogue):
+                begin = agreement.start(self.border, p, y, x, first, CHANNELS)
+            stmts.append(vstore(sums, begin, [i * CHANNELS], CHANNELS))
+        stmts.append(self._reduce(sums, at, group, block))
+        epilogue = self.epilogue
+        if isinstance(epilogue, WordsEpilogue):
+            return seq(stmts + self._words(epilogue, sums, at, first))
+        # Two buffers: LLVM keeps the sums in registers only if no variable index reaches them.
+        counts = local("counts", (len(at) * CHANNELS,), "int16", stmts)
+        for i in range(0, len(at) * CHANNELS, CHANNELS):
+            stmts.append(vstore(counts, vload(sums, [i], CHANNELS), [i], CHANNELS))
+
+        def store(i: int) -> Callable[[Any], Stmt]:
+            def one(c: Any) -> Stmt:
+                value = tirx.BufferLoad(counts, [i * CHANNELS + c])
+                return epilogue.store((*at[i], first + c), value)
+
+            return one
+
+        for i in range(len(at)):
+            stmts += channel_loops(store(i), channels, CHANNELS)
+        return seq(stmts)
+
+    def _words(
+        self, epilogue: WordsEpilogue, sums: tirx.Buffer, at: list[Place], first: Any
+    ) -> list[Stmt]:
+        """Compare the eight counters of every pixel and store a byte for each."""
+        stmts: list[Stmt] = []
+        store = epilogue.octets(stmts)
+        limits = [epilogue.limit(pixel, first, stmts)(0, CHANNELS) for pixel in at]
+        counters = [vload(sums, [i * CHANNELS], CHANNELS) for i in range(len(at))]
+        bits = []
+        for i in range(0, len(at), 2):
+            j = min(i + 1, len(at) - 1)
+            count = neon.concat(counters[i], counters[j], CHANNELS)
+            below = count < neon.concat(limits[i], limits[j], CHANNELS)
+            bits.append(let("bits", neon.bit_of_byte(below), stmts))
+        octets = let("octets", neon.gather(bits), stmts)
+        for i, pixel in enumerate(at):
+            octet = (octets >> tirx.const(8 * i, octets.ty.dtype)).astype("uint8")
+            stmts.append(store(octet, pixel, first))
+        return stmts
+
+    def _reduce(self, sums: tirx.Buffer, at: list[Place], group: Any, block: Any) -> Stmt:
+        """sums[pixel, channel] += popcount(a ^ w) over all taps and words."""
+        p, word = self.params, self.word
+        lanes, cw = 128 // word, p.words(word)
+        base = group * self.blocks + block
+
+        def step(ky: Any, kx: Any, k: Any) -> Stmt:
+            body: list[Stmt] = []
+            place = [base, ky, kx * cw + k]
+            weights = [
+                let("w", bitcast(vload(self.weights, [*place, v], lanes), "uint8x16"), body)
+                for v in range(0, CHANNELS, lanes)
+            ]
+            for i, (n, y, x) in enumerate(at):
+                row = y * p.stride[0] + ky * p.dilation[0]
+                column = x * p.stride[1] + kx * p.dilation[1]
+                a = vload(self.data, [n, row, column, (group * cw + k) * lanes], lanes)
+                a = let("a", bitcast(a, "uint8x16"), body)
+                total = vload(sums, [i * CHANNELS], CHANNELS) + _count_bits(a, weights)
+                body.append(vstore(sums, total, [i * CHANNELS], CHANNELS))
+            return seq(body)
+
+        products = len(at) * word // 16
+        return self.taps(cw, step, copies=UNROLLED_PRODUCTS // products)
 
 
-def _pixel_group_channel(
-    index: tuple[Any, ...], extents: list[int], p: ConvParams
-) -> tuple[Any, ...]:
-    q: Any = 0
-    for value, extent in zip(index[:-1], extents[:-1], strict=True):
-        q = q * extent + value
-    return q, index[-1] // p.cog, index[-1] % p.cog
+def _count_bits(a: Any, weights: list[Any]) -> Any:
+    """int16x8: for eight channels the bits in which `a` and their words differ.
+
+    a, weights: uint8x16; the words of the channels in order, 128 / word channels in each.
+    """
+    parts = [tirx.popcount(a ^ w) for w in weights]
+    while len(parts) > 1:
+        parts = [neon.addp(x, y) for x, y in zip(parts[::2], parts[1::2], strict=True)]
+    return neon.uaddlp(parts[0])
 
 
 def _schedule_repeat(sch: s_tir.Schedule, kernel: Kernel) -> PrimFunc:
@@ -198,10 +246,12 @@ def _row(word: int, pixels: int) -> Kernel:
         tile={"pixels": pixels, "channels": CHANNELS},
         supports=supports,
         pack_weights=lambda weights, params: pack_weights(weights, params, word),
-        compute=lambda data, *args, params: compute(
-            data, args[0], args[1] if len(args) > 1 else None, params, kernel
-        ),
+        compute=lambda *arrays, params: compute(*arrays, params=params, kernel=kernel),
         schedule=lambda func, target: schedule(func, kernel),
+        counts=lambda *arrays, params: counts(*arrays, params=params, kernel=kernel),
+        count_dtype="int16",
+        inverted=True,
+        fills=8,
         prepare=lambda packed, params: prepare(packed, params, kernel),
         rank=lambda params, target: _rank(params, target, word, pixels),
     )
@@ -213,12 +263,10 @@ def _rank(p: ConvParams, target: Target, word: int, pixels: int) -> int:
     if pixels not in core_of(target).cnt_pixels:
         return 0
     bits = p.cig / (p.words(word) * word)
-    tiles = p.pixels / (-(-p.pixels // pixels) * pixels)
-    loads = 3 / (3 + 1 / pixels + 16 / word)
-    # A last tile that is not full makes every store conditional.
-    whole = 1 if p.pixels % pixels == 0 else 0.96
+    tiles = -(-p.pixels // pixels)
+    loads = 3 / (3 + tiles / p.pixels + 16 / word)
     channels = p.cog / (blocks_per_group(p) * CHANNELS)
-    return int(1e6 * bits * tiles * loads * whole * channels)
+    return int(1e6 * bits * loads * channels)
 
 
 KERNELS = tuple(_row(word, pixels) for word in (64, 32, 16) for pixels in (1, 4, 5, 7))

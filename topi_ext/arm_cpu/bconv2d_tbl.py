@@ -21,11 +21,11 @@ constants indexed by offsets follow the AVX2 kernel of this package.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from tvm import te, tirx
-from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import PrimFunc, Stmt
 
@@ -35,42 +35,45 @@ from ..kernels import PARAMS, Kernel
 from ..parallel import PARALLEL_BINARY_MACS
 from ..params import ConvParams
 from ..scalar import schedule_scalar
-from ..schedule import kernel_annotations
+from ..threshold import WORDS, WordsEpilogue, extract_words
 from ..x86.table_plan import STEP
-from .agreement import border_table, first_count, integer, supports
+from . import agreement, neon
+from .agreement import border_table, supports
 from .cores import core_of
-from .tbl_plan import GROUP, PER_WORD, TABLE, WORD, TblPlan, prepare, schedule_prepare
+from .tbl_plan import WORD, TblPlan, prepare, schedule_prepare
 
 BLOCK = 16  # channels of one vector of index bytes
 BLOCKS = 8  # vectors of a tile: two sums each in half of the registers
-STEPS = 17  # most steps before a byte overflows
 STRIP = 8  # most pixel pairs whose counters are kept while a chunk of weights is used
 UNROLLED = 2  # most steps of a small tile in one copy of the loop body
 NO_GROUP = 0xFF  # index byte for which TBL answers 0
 
 
-def lookup_tables() -> np.ndarray:
-    """uint8 [32768]: entry 32*(aP + 32*aQ) + i is popcount(aP ^ i) + 16 * popcount(aQ ^ i)."""
-    ones = np.array([bin(v).count("1") for v in range(TABLE)], np.uint8)
-    single = ones[np.arange(TABLE)[:, None] ^ np.arange(TABLE)]
+def lookup_tables(bits: int) -> np.ndarray:
+    """uint8 [2**(3*bits)]: with T = 2**bits entry T*(aP + T*aQ) + i is
+    popcount(aP ^ i) + 16 * popcount(aQ ^ i).
+    """
+    size = 1 << bits
+    ones = np.array([bin(v).count("1") for v in range(size)], np.uint8)
+    single = ones[np.arange(size)[:, None] ^ np.arange(size)]
     return (single[None, :, :] + 16 * single[:, None, :]).reshape(-1).astype(np.uint8)
 
 
-def pack_weights(weights: np.ndarray, params: ConvParams) -> tuple[np.ndarray, ...]:
+def pack_weights(weights: np.ndarray, params: ConvParams, bits: int) -> tuple[np.ndarray, ...]:
     """Index bytes of inverted bits uint8 [.., 16], the look-up tables, and the border table of zero
     padding. weights: int8 +-1 [co, ci/groups, kh, kw].
 
     The index bytes lie in the order of use, [group, tile][row, step, 3, vector of the tile, 16].
     """
     p = params
-    plan = TblPlan.of(p)
-    blocks, cw = -(-p.cog // BLOCK), p.words(WORD)
-    bits = np.zeros((p.co, p.kh, p.kw, cw, PER_WORD * GROUP), np.uint8)
+    plan = TblPlan.of(p, bits)
+    blocks, cw, per_word = -(-p.cog // BLOCK), p.words(WORD), plan.per_word
+    filled = np.zeros((p.co, p.kh, p.kw, cw, per_word * bits), np.uint8)
     flat = np.zeros((p.co, p.kh, p.kw, cw * WORD), np.uint8)
     flat[..., : p.cig] = weights.transpose(0, 2, 3, 1) < 0
-    bits[..., :WORD] = flat.reshape(p.co, p.kh, p.kw, cw, WORD)
-    fives = bits.reshape(p.co, p.kh, p.kw, cw * PER_WORD, GROUP)[..., : plan.groups_per_pixel, :]
-    index = (fives << np.arange(GROUP, dtype=np.uint8)).sum(axis=-1).astype(np.uint8)
+    filled[..., :WORD] = flat.reshape(p.co, p.kh, p.kw, cw, WORD)
+    fields = filled.reshape(p.co, p.kh, p.kw, cw * per_word, bits)[..., : plan.groups_per_pixel, :]
+    index = (fields << np.arange(bits, dtype=np.uint8)).sum(axis=-1).astype(np.uint8)
     index = index.reshape(p.groups, p.cog, plan.rows, plan.row_groups)
     out = np.full((p.groups, blocks * BLOCK, plan.rows, plan.steps * STEP), NO_GROUP, np.uint8)
     out[:, : p.cog, :, : plan.row_groups] = index
@@ -82,7 +85,7 @@ def pack_weights(weights: np.ndarray, params: ConvParams) -> tuple[np.ndarray, .
         for b in range(0, blocks, BLOCKS)
     ]
     packed = np.concatenate(tiles)
-    return (packed, lookup_tables(), *border_table(weights, p))
+    return (packed, lookup_tables(bits), *border_table(weights, p))
 
 
 def compute(
@@ -91,61 +94,88 @@ def compute(
     tables: te.Tensor,
     *border: te.Tensor,
     params: ConvParams,
+    kernel: Kernel,
 ) -> te.Tensor:
     """pairs: what `prepare` returns; then the arrays of `pack_weights`. Returns int32 NHWC."""
     p = params
-    plan = TblPlan.of(p)
+    table = border[0] if border else None
+
+    def agreeing(*place: Any) -> Any:
+        found, axes = _found((pairs, weights, tables), p, kernel, place)
+        return agreement.count(found, axes, table, p, place)
+
+    acc = te.compute(p.out_shape, agreeing, name="agreeing", attrs=kernel.annotations("acc", p))
+    return te.compute(
+        p.out_shape,
+        lambda n, y, x, o: agreement.integer(acc[n, y, x, o], table, p, y, x, o),
+        name="integers",
+        attrs=kernel.annotations("integers", p),
+    )
+
+
+def counts(
+    pairs: te.Tensor,
+    weights: te.Tensor,
+    tables: te.Tensor,
+    *,
+    params: ConvParams,
+    kernel: Kernel,
+) -> te.Tensor:
+    """The numbers of differing taps int16 [n, ho, wo, co], of negated weights."""
+    return te.compute(
+        params.out_shape,
+        lambda *place: agreement.differing(
+            *_found((pairs, weights, tables), params, kernel, place)
+        ),
+        name="differing",
+        attrs=kernel.annotations("acc", params),
+    )
+
+
+def _found(
+    data: tuple[te.Tensor, ...], params: ConvParams, kernel: Kernel, place: tuple[Any, ...]
+) -> tuple[Any, list[Any]]:
+    """What one look-up finds for one output, and the axes to sum over."""
+    (pairs, weights, tables), p, (n, y, x, c) = data, params, place
+    plan = TblPlan.of(p, kernel.tile["group"])
     blocks = -(-p.cog // BLOCK)
     per_block = plan.rows * plan.steps * STEP
     ky = te.reduce_axis((0, plan.rows), "ky")
     step = te.reduce_axis((0, plan.steps), "step")
     i = te.reduce_axis((0, STEP), "i")
-    start = first_count(p)
-    add = te.comm_reducer(lambda x, y: x + y, lambda t: tirx.const(start, t), name="add")
-
-    def agreeing(n: Any, y: Any, x: Any, c: Any) -> Any:
-        g, o = c // p.cog, c % p.cog
-        row, column, second = plan.locate(n, y, x)
-        tile = o // (BLOCK * BLOCKS) * BLOCKS
-        vectors = tirx.min(BLOCKS, blocks - tile)
-        place = ((ky * plan.steps + step) * STEP + i) * vectors + o // BLOCK - tile
-        index = weights[(g * blocks + tile) * per_block + place, o % BLOCK]
-        offset = pairs[g, row + ky * plan.row_stride, column + step * STEP + i]
-        low = index & tirx.const(TABLE - 1, "uint8")
-        entry = tables[offset.astype("int32") + low.astype("int32")].astype("int32")
-        found = tirx.Select(index < NO_GROUP, (entry >> (second * 4).astype("int32")) & 15, 0)
-        return add(found.astype("int16"), axis=[ky, step, i])
-
-    acc = te.compute(p.out_shape, agreeing, name="agreeing", attrs=ROW.annotations("acc", p))
-    table = border[0] if border else None
-    return te.compute(
-        p.out_shape,
-        lambda n, y, x, o: integer(acc[n, y, x, o], table, p, y, x, o),
-        name="integers",
-        attrs=ROW.annotations("integers", p),
-    )
+    g, o = c // p.cog, c % p.cog
+    row, column, second = plan.locate(n, y, x)
+    tile = o // (BLOCK * BLOCKS) * BLOCKS
+    vectors = tirx.min(BLOCKS, blocks - tile)
+    at = ((ky * plan.steps + step) * STEP + i) * vectors + o // BLOCK - tile
+    index = weights[(g * blocks + tile) * per_block + at, o % BLOCK]
+    offset = pairs[g, row + ky * plan.row_stride, column + step * STEP + i]
+    low = index & tirx.const(plan.table - 1, "uint8")
+    entry = tables[offset.astype("int32") + low.astype("int32")].astype("int32")
+    found = tirx.Select(index < NO_GROUP, (entry >> (second * 4).astype("int32")) & 15, 0)
+    return found, [ky, step, i]
 
 
-def schedule(func: PrimFunc) -> PrimFunc:
-    """Write the loops of the convolution, or schedule `prepare`, whichever the function holds."""
+def schedule(func: PrimFunc, kernel: Kernel) -> PrimFunc:
+    """Write the loops of the convolution, or of `prepare`, whichever the function holds."""
+    bits = kernel.tile["group"]
     if holds_stage(func, "prepare"):
-        notes = kernel_annotations(func)
-        assert notes is not None
-        return schedule_prepare(func, ConvParams.parse(str(notes[PARAMS])))
-    epilogue = extract_epilogue(func)
-    return schedule_scalar(func) if epilogue is None else _Writer(epilogue).write()
+        return schedule_prepare(func, bits)
+    epilogue = extract_words(func) if holds_stage(func, WORDS) else extract_epilogue(func)
+    return schedule_scalar(func) if epilogue is None else _Writer(epilogue, bits).write()
 
 
 class _Writer:
     """The hand-made loops of one convolution with its epilogue."""
 
-    def __init__(self, epilogue: Epilogue) -> None:
+    def __init__(self, epilogue: Epilogue | WordsEpilogue, bits: int) -> None:
         """Find the shape and the buffers."""
         self.epilogue = epilogue
         self.params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
-        self.plan = TblPlan.of(self.params)
-        by_rank = {len(buffer.ty.shape): buffer for buffer in epilogue.reads}
-        self.pairs, self.weights, self.tables = by_rank[3], by_rank[2], by_rank[1]
+        self.plan = TblPlan.of(self.params, bits)
+        by_type = {(len(b.ty.shape), str(b.ty.dtype)): b for b in epilogue.reads}
+        self.pairs, self.weights = by_type[3, "uint16"], by_type[2, "uint8"]
+        self.tables, self.border = by_type[1, "uint8"], by_type.get((3, "int16"))
         self.blocks = -(-self.params.cog // BLOCK)
         per_row = self.plan.pairs if self.plan.gathered else self.plan.pairs_per_row
         part = divisor(per_row, STRIP)
@@ -185,22 +215,26 @@ class _Writer:
         size: Any = self.strip
         if plan.pairs % self.strip:
             size = let("size", tirx.min(self.strip, plan.pairs - first), stmts)
-        start = splat(first_count(self.params), "int16x8")
-        stmts.append(loop(size * (width // 4), lambda i: vstore(counts, start, [i * 8], 8), "z"))
-        chunks = -(-plan.steps // STEPS)
+        chunks = -(-plan.steps // plan.most_steps)
 
-        def chunk(ky: Any, c: Any) -> Stmt:
+        def chunk(index: Any) -> Stmt:
             body: list[Stmt] = []
+            ky, c = let("ky", index // chunks, body), let("c", index % chunks, body)
             begin = let("begin", c * plan.steps // chunks, body)
             steps: Any = plan.steps // chunks
             if plan.steps % chunks:
                 steps = let("steps", (c + 1) * plan.steps // chunks - begin, body)
-            args = (group, block, vectors, ky, begin, steps)
+            args = (group, block, vectors, ky, begin, steps, isinstance(index, int))
             one = lambda pair: self._chunk(counts, pair, first + pair, *args)  # noqa: E731
             body.append(loop(size, one, "pair"))
             return seq(body)
 
-        stmts.append(loop(plan.rows, lambda ky: loop(chunks, lambda c: chunk(ky, c), "c"), "ky"))
+        # The first chunk sets the counters.
+        stmts.append(chunk(0))
+        if plan.rows * chunks > 1:
+            stmts.append(
+                loop(plan.rows * chunks - 1, lambda i: chunk(i + tirx.const(1, "int32")), "chunk")
+            )
 
         def finish(pair: Any) -> Stmt:
             return self._finish(counts, pair, first + pair, group, block, vectors)
@@ -219,8 +253,9 @@ class _Writer:
         ky: Any,
         begin: Any,
         steps: Any,
+        is_first: bool,
     ) -> Stmt:
-        """`steps` steps of one pair, added to its counters.
+        """`steps` steps of one pair, added to its counters, or to what they start from.
 
         Two pairs at a time would share the weights' loads, but then LLVM has too few registers in
         neighbouring couples for the tables and moves or spills them.
@@ -236,19 +271,20 @@ class _Writer:
         first = ((ky * plan.steps + begin) * STEP) * vectors
         base = let("base", base + first, stmts)
 
-        def step(s: Any, is_first: bool = False) -> Stmt:
+        def step(s: Any, sets: bool = False) -> Stmt:
             body: list[Stmt] = []
             found = []
             for i in range(STEP):
                 at = self.pairs[group, row, column + s * STEP + i].astype("int32")
                 at = let("at", at, body)
-                low = let("low", vload(self.tables, [at], 16), body)
-                high = let("high", vload(self.tables, [at + 16], 16), body)
-                found.append((low, high))
+                registers = range(0, plan.table, BLOCK)
+                found.append(
+                    [let("t", vload(self.tables, [at + r], BLOCK), body) for r in registers]
+                )
             for v in range(vectors):
                 a, b, c = (
-                    _tbl(
-                        *found[i],
+                    neon.tbl(
+                        found[i],
                         vload(self.weights, [base + (s * STEP + i) * vectors + v, 0], BLOCK),
                     )
                     for i in range(STEP)
@@ -256,13 +292,13 @@ class _Writer:
                 t = let("t", a + b + c, body)
                 at = 2 * v * BLOCK
                 for place, value in ((at, t), (at + BLOCK, t >> splat(4, "uint8x16"))):
-                    if not is_first:
+                    if not sets:
                         value = vload(sums, [place], BLOCK) + value
                     body.append(vstore(sums, value, [place], BLOCK))
             return seq(body)
 
         # The first step sets the sums: neither zeros nor an addition to them.
-        stmts.append(step(0, is_first=True))
+        stmts.append(step(0, sets=True))
         copies = 1
         if isinstance(steps, int) and steps > 1:
             # More vectors fill the registers: LLVM then spills addresses across copies.
@@ -273,15 +309,35 @@ class _Writer:
             return seq(step(s * copies + (i + 1)) for i in range(copies))
 
         stmts.append(loop(turns, turn, "s"))
+        starts = self._starts(pair, group, block, stmts) if is_first else None
         for v in range(vectors):
             at = 2 * v * BLOCK
             high = let("high", vload(sums, [at + BLOCK], BLOCK), stmts)
             low = vload(sums, [at], BLOCK) - (high << splat(4, "uint8x16"))
             for second, value in enumerate((let("low", low, stmts), high)):
                 place = [(slot * 2 + second) * (vectors * BLOCK) + v * BLOCK]
-                total = vload(counts, place, BLOCK) + value.astype("int16x16")
-                stmts.append(vstore(counts, total, place, BLOCK))
+                before = vload(counts, place, BLOCK) if starts is None else starts[second](v)
+                stmts.append(vstore(counts, before + value.astype("int16x16"), place, BLOCK))
         return seq(stmts)
+
+    def _starts(
+        self, pair: Any, group: Any, block: Any, stmts: list[Stmt]
+    ) -> list[Callable[[int], Any]]:
+        """For P and Q, what the counters of vector `v` of a tile start from."""
+        p = self.params
+        if isinstance(self.epilogue, WordsEpilogue):
+            return [lambda v: splat(0, "int16x16")] * 2
+        channel = let("channel", group * p.cog + block * BLOCK, stmts)
+
+        def start(y: Any, x: Any) -> Callable[[int], Any]:
+            return lambda v: agreement.start(self.border, p, y, x, channel + v * BLOCK, BLOCK)
+
+        starts = []
+        for second in (0, 1):
+            _, y, x, exists = self.plan.pixel(pair, second)
+            x = x if exists is None else tirx.min(x, p.wo - 1)
+            starts.append(start(let("y", y, stmts), let("x", x, stmts)))
+        return starts
 
     def _finish(
         self, counts: tirx.Buffer, slot: Any, pair: Any, group: Any, block: Any, vectors: int
@@ -295,7 +351,15 @@ class _Writer:
             place = (let("n", n, stmts), let("y", y, stmts), let("x", x, stmts))
             pixels.append(((slot * 2 + second) * width, place, exists))
 
-        def channels(begin: int, count: int) -> Stmt:
+        def words(epilogue: WordsEpilogue, count: int) -> Stmt:
+            body = []
+            for base, place, exists in pixels:
+                args = (group, block * BLOCK, count, BLOCK)
+                one = seq(epilogue.store(counts, base, place, *args, join=neon.join))
+                body.append(one if exists is None else tirx.IfThenElse(exists, one, None))
+            return seq(body)
+
+        def channels(epilogue: Epilogue, begin: int, count: int) -> Stmt:
             # P and Q side by side: they share scale and offset.
             body = []
             for base, place, exists in pixels:
@@ -304,14 +368,18 @@ class _Writer:
                     c = i + begin
                     value = tirx.BufferLoad(counts, [base + c])
                     index = (*place, group * p.cog + block * BLOCK + c)
-                    return self.epilogue.store(index, value)
+                    return epilogue.store(index, value)
 
                 one = seq(channel_loops(store, count, 8))
                 body.append(one if exists is None else tirx.IfThenElse(exists, one, None))
             return seq(body)
 
         def run(count: int) -> Stmt:
-            return seq(channels(c, min(BLOCK, count - c)) for c in range(0, count, BLOCK))
+            epilogue = self.epilogue
+            if isinstance(epilogue, WordsEpilogue):
+                return words(epilogue, count)
+            parts = range(0, count, BLOCK)
+            return seq(channels(epilogue, c, min(BLOCK, count - c)) for c in parts)
 
         # The last tile of a group may be partly filler.
         last = p.cog - (self.blocks - vectors) * BLOCK
@@ -325,37 +393,40 @@ class _Writer:
         return seq(stmts)
 
 
-def _rank(p: ConvParams, target: Target) -> int:
+def _rank(p: ConvParams, target: Target, bits: int) -> int:
     """On the scale of the eor/cnt kernels: a million where three vector instructions and loads do
-    128 MACs; -1 on cores that look tables up slowly.
+    128 MACs; -1 on cores that take another form.
     """
-    if core_of(target).family != "tbl":
+    if core_of(target).table_bits != bits:
         return -1
-    plan = TblPlan.of(p)
+    plan = TblPlan.of(p, bits)
     blocks = p.groups * -(-p.cog // BLOCK)
-    chunks = -(-plan.steps // STEPS)
+    chunks = -(-plan.steps // plan.most_steps)
     convolve = plan.pairs * blocks * plan.rows * (10 * plan.steps + 6 * chunks)
     groups, rows, offsets = plan.shape
     return int(1e6 * (3 * p.macs / 128) / (convolve + 1.2 * groups * rows * offsets))
 
 
-def _tbl(low: Any, high: Any, index: Any) -> Any:
-    """Look 16 indices up in a table of two registers; 0 for an index of 32 or more."""
-    intrinsic = T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.tbl2.v16i8")
-    return T.call_llvm_pure_intrin(intrinsic, low, high, index, dtype="uint8x16")
+def _row(bits: int) -> Kernel:
+    kernel = Kernel(
+        name=f"bconv2d_neon_tbl{bits}_2x{BLOCK * BLOCKS}",
+        op="bconv2d",
+        isa="neon",
+        word_bits=WORD,
+        tile={"pixels": 2, "channels": BLOCK * BLOCKS, "group": bits},
+        supports=supports,
+        pack_weights=lambda weights, params: pack_weights(weights, params, bits),
+        compute=lambda *arrays, params: compute(*arrays, params=params, kernel=kernel),
+        schedule=lambda func, target: schedule(func, kernel),
+        counts=lambda *arrays, params: counts(*arrays, params=params, kernel=kernel),
+        count_dtype="int16",
+        inverted=True,
+        prepare=lambda packed, params: prepare(
+            packed, params, bits, kernel.annotations("prepare", params)
+        ),
+        rank=lambda params, target: _rank(params, target, bits),
+    )
+    return kernel
 
 
-ROW: Kernel = Kernel(
-    name="bconv2d_neon_tbl5_2x128",
-    op="bconv2d",
-    isa="neon",
-    word_bits=WORD,
-    tile={"pixels": 2, "channels": BLOCK * BLOCKS, "group": GROUP},
-    supports=supports,
-    pack_weights=pack_weights,
-    compute=compute,
-    schedule=lambda func, target: schedule(func),
-    prepare=lambda packed, params: prepare(packed, params, ROW.annotations("prepare", params)),
-    rank=lambda params, target: _rank(params, target),
-)
-KERNELS = (ROW,)
+KERNELS = tuple(_row(bits) for bits in (5, 4))

@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import s_tir, tirx
-from tvm.script import tirx as T
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
 from .. import bitpack
 from ..bitpack import PACK
-from ..emit import bitcast, splat, vload
+from ..emit import splat, vload
 from ..epilogue import find_stage, leaf_blocks
 from ..kernels import PARAMS, Kernel
 from ..params import ConvParams
-
-_LANES = 16  # bytes of a register
+from . import neon
 
 
 @dataclass(frozen=True)
@@ -31,37 +29,20 @@ class NeonWriter(bitpack._Writer):
     """The loops of `bitpack` with masks gathered by pairwise addition."""
 
     def _mask(self, n: Any, row: Any, xx: Any, channel: Any, size: int) -> Any:
-        if size < _LANES or size > 4 * _LANES:
+        if size < neon.LANES or size > 4 * neon.LANES:
             return super()._mask(n, row, xx, channel, size)
-        vectors = [self._bits(n, row, xx, channel + at) for at in range(0, size, _LANES)]
-        while len(vectors) > 1:
-            vectors = [_addp(a, b) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
-        total = vectors[0]
-        # Three additions bring eight bytes to one; with fewer vectors the sum repeats itself.
-        for _ in range(4 - (size // _LANES).bit_length()):
-            total = _addp(total, total)
-        return tirx.Shuffle([bitcast(total, f"uint{size}x{128 // size}")], [0])
+        return neon.gather(
+            [self._bits(n, row, xx, channel + at) for at in range(0, size, neon.LANES)]
+        )
 
     def _bits(self, n: Any, row: Any, xx: Any, channel: Any) -> Any:
         """uint8x16: for sixteen channels, one bit each, in place within its byte."""
-        x, limit = self._compared(n, row, xx, channel, _LANES)
-        zero = splat(0, "uint8x16")
-        bits = tirx.Select(x >= limit, _bit_of_byte(), zero)
+        x, limit = self._compared(n, row, xx, channel, neon.LANES)
+        bits = neon.bit_of_byte(x >= limit)
         if self.flip is None:
             return bits
-        turned = tirx.NE(vload(self.flip, [channel], _LANES), zero)
-        return bits ^ tirx.Select(turned, _bit_of_byte(), zero)
-
-
-def _bit_of_byte() -> Any:
-    """uint8x16: 1, 2, 4 ... 128, twice."""
-    words = tirx.Broadcast(tirx.const(0x8040201008040201, "uint64"), 2)
-    return bitcast(words, "uint8x16")
-
-
-def _addp(a: Any, b: Any) -> Any:
-    intrinsic = T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.addp.v16i8")
-    return T.call_llvm_pure_intrin(intrinsic, a, b, dtype="uint8x16")
+        turned = tirx.NE(vload(self.flip, [channel], neon.LANES), splat(0, "uint8x16"))
+        return bits ^ neon.bit_of_byte(turned)
 
 
 def schedule(func: PrimFunc, target: Target) -> PrimFunc:

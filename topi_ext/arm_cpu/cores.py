@@ -24,24 +24,23 @@ from typing import Literal
 
 from tvm.target import Target
 
-Family = Literal["cnt", "tbl"]
-
 
 @dataclass(frozen=True)
 class Core:
     """How the kernels see a core.
 
-    family: the binary kernels it takes where both support a shape. cnt_pixels: output pixels of a
-    tile of the eor/cnt kernel that do not spill, largest last. hoists: LLVM's scheduling model of
-    the core (in order, long latencies) moves so many loads up that large tiles of halves spill.
+    table_bits: the table look-up kernel it takes where that supports a shape, by the bits of a
+    look-up; 0: eor/cnt/add. cnt_pixels: output pixels of a tile of the eor/cnt kernel that do not
+    spill, largest last. hoists: LLVM's scheduling model of the core (in order, long latencies) moves
+    so many loads up that large tiles of halves spill.
     """
 
-    family: Family = "cnt"
+    table_bits: Literal[0, 4, 5] = 0
     cnt_pixels: tuple[int, ...] = (1, 4, 7)
     hoists: bool = False
 
 
-_TBL = Core("tbl")
+_TBL = Core(table_bits=5)
 # LLVM's scheduling model of these hoists so many loads (long latencies, in order) that taller
 # tiles spill.
 _IN_ORDER = Core(cnt_pixels=(1, 4, 5))

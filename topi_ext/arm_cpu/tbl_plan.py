@@ -8,59 +8,80 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 from tvm.s_tir import Schedule
-from tvm.script import tirx as T
 from tvm.tirx import PrimFunc, Stmt
 
 from ..emit import PARALLEL, SERIAL, bitcast, let, loop, seq, splat, vstore
 from ..epilogue import find_stage
+from ..kernels import PARAMS
 from ..params import ConvParams
 from ..x86.table_plan import STEP, TablePlan
+from . import neon
 
-GROUP = 5  # bits of a look-up: a table of two registers
 WORD = 64  # bits of a packed word
-PER_WORD = -(-WORD // GROUP)  # look-ups of a word; the last takes four bits
-TABLE = 1 << GROUP  # bytes of one table
-SPILL = 16 - PER_WORD  # zeros that two vectors of offsets write behind those of a word
 PARALLEL_OFFSETS = 100_000
 
 
 @dataclass(frozen=True)
 class TblPlan(TablePlan):
-    """`TablePlan` with groups of five bits that do not cross a 64-bit word."""
+    """`TablePlan` with groups of `bits` bits that do not cross a 64-bit word."""
+
+    bits: int = 5
+
+    @classmethod
+    def of(cls, params: ConvParams, bits: int = 5) -> TblPlan:
+        """The cheaper layout for this shape."""
+        return cls.cheaper(cls(params, False, bits), cls(params, True, bits))
+
+    @property
+    def table(self) -> int:
+        """Bytes of one table: a register, or two for five bits."""
+        return 1 << self.bits
+
+    @property
+    def per_word(self) -> int:
+        """Look-ups of a word; with five bits the last takes four."""
+        return -(-WORD // self.bits)
+
+    @property
+    def most_steps(self) -> int:
+        """Most steps before a byte overflows."""
+        return 255 // (STEP * self.bits)
 
     @property
     def groups_per_pixel(self) -> int:
         """Look-up groups of one pixel and conv group."""
         full, rest = divmod(self.params.cig, WORD)
-        return full * PER_WORD + -(-rest // GROUP)
+        return full * self.per_word + -(-rest // self.bits)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of the offsets, uint16: whole pixels, with room for a filled-up step."""
+        """Shape of the offsets, uint16: whole pixels, with room for a filled-up step, and for what
+        two vectors of offsets write behind those of a word.
+        """
         p, depth = self.params, self.groups_per_pixel
         pixels = p.kh * p.kw if self.gathered else self.positions
         rows = self.pairs if self.gathered else p.n * p.hp
-        room = SPILL if p.cig % WORD == 0 else 0
+        room = 16 - self.per_word if p.cig % WORD == 0 else 0
         return (p.groups, rows, (pixels + -(-(STEP - 1) // depth)) * depth + room)
 
 
-def prepare(packed: te.Tensor, params: ConvParams, attrs: dict[str, Any]) -> te.Tensor:
+def prepare(packed: te.Tensor, params: ConvParams, bits: int, attrs: dict[str, Any]) -> te.Tensor:
     """uint64 words [n, hp, wp, groups*cw] to uint16 offsets [groups, rows, positions].
 
-    An offset is 32 * (aP + 32 * aQ), aP and aQ five bits of the two pixels of a pair.
+    With T = 2**bits an offset is T * (aP + T * aQ), aP and aQ `bits` bits of a pair's two pixels.
     """
     p = params
-    plan = TblPlan.of(p)
+    plan = TblPlan.of(p, bits)
     depth, cw = plan.groups_per_pixel, p.words(WORD)
 
     def offset(g: Any, row: Any, position: Any) -> Any:
         x, i = position // depth, position % depth
-        word = g * cw + i // PER_WORD
+        word = g * cw + i // plan.per_word
         found = [packed[(*pixel, word)] for pixel in _input_pixels(plan, row, x)]
-        shift = (i % PER_WORD * GROUP).astype("uint64")
-        mask = tirx.const(TABLE - 1, "uint64")
+        shift = (i % plan.per_word * bits).astype("uint64")
+        mask = tirx.const(plan.table - 1, "uint64")
         a, b = ((value >> shift) & mask for value in found)
-        scale = tirx.const(TABLE, "uint64")
+        scale = tirx.const(plan.table, "uint64")
         return ((a + b * scale) * scale).astype("uint16")
 
     return te.compute(plan.shape, offset, name="offsets", attrs=attrs)
@@ -85,11 +106,12 @@ def _input_pixels(plan: TablePlan, row: Any, x: Any) -> list[tuple[Any, Any, Any
     return found
 
 
-def schedule_prepare(func: PrimFunc, params: ConvParams) -> PrimFunc:
+def schedule_prepare(func: PrimFunc, bits: int) -> PrimFunc:
     """Rows in parallel; whole words by vectors, others by two bit-field extracts an offset."""
     sch = Schedule(func)
     block = find_stage(sch, "prepare")
-    plan = TblPlan.of(params)
+    params = ConvParams.parse(str(sch.get(block).annotations[PARAMS]))
+    plan = TblPlan.of(params, bits)
     groups, rows, length = plan.shape
     parallel = groups * rows * length >= PARALLEL_OFFSETS
     if params.cig % WORD == 0:
@@ -104,14 +126,15 @@ def schedule_prepare(func: PrimFunc, params: ConvParams) -> PrimFunc:
 
 
 def _vector_loops(
-    plan: TablePlan, packed: tirx.Buffer, offsets: tirx.Buffer, kind: tirx.ForKind
+    plan: TblPlan, packed: tirx.Buffer, offsets: tirx.Buffer, kind: tirx.ForKind
 ) -> Stmt:
-    """A word becomes two vectors of eight offsets; the three beyond its thirteen are 0 and are
-    overwritten by the next word.
+    """A word becomes two vectors of eight offsets; with five bits the three beyond its thirteen
+    are 0 and are overwritten by the next word.
     """
     groups, rows, length = plan.shape
     depth = plan.groups_per_pixel
-    cw = depth // PER_WORD
+    cw = depth // plan.per_word
+    bits, mask = plan.bits, (plan.table**2 - 1) * plan.table
 
     def row(index: Any) -> Stmt:
         stmts: list[Stmt] = []
@@ -128,9 +151,9 @@ def _vector_loops(
                 loads = [tirx.BufferLoad(packed, [*place, g * cw + j]) for place in places]
                 p, q = (let("bits", _low_half(load), inner) for load in loads)
                 for half in (0, 1):
-                    value = _insert(_fields(p, half, GROUP), _fields(q, half, 0), 2 * GROUP)
-                    value = value & splat((TABLE * TABLE - 1) * TABLE, "uint16x8")
-                    at = x * depth + j * PER_WORD + half * 8
+                    low, high = _fields(p, half, bits, bits), _fields(q, half, bits, 0)
+                    value = neon.sli(low, high, 2 * bits) & splat(mask, "uint16x8")
+                    at = x * depth + j * plan.per_word + half * 8
                     inner.append(vstore(offsets, value, [g, r, at], 8))
                 return seq(inner)
 
@@ -148,29 +171,13 @@ def _low_half(word: Any) -> Any:
     return bitcast(tirx.Shuffle([word, tirx.const(0, "uint64")], [0, 1]), "uint8x16")
 
 
-def _fields(word: Any, half: int, place: int) -> Any:
-    """uint16x8: groups 0..7 (half 0) or 8..12 of a word, each shifted to bit `place`, other bits
-    around it.
+def _fields(word: Any, half: int, bits: int, place: int) -> Any:
+    """uint16x8: groups 0..7 (half 0) or 8..15 of a word, each shifted to bit `place`, other bits
+    around it; 0 beyond the word's last group.
     """
-    begin = [GROUP * i for i in range(8 * half, 8 * half + 8)]
+    begin = [bits * i for i in range(8 * half, 8 * half + 8)]
     octets = [[bit // 8, bit // 8 + 1] if bit < WORD else [255, 255] for bit in begin]
     index = bytes(min(octet, 255) for pair in octets for octet in pair)
     shifts = np.array([place - bit % 8 for bit in begin], np.int16).tobytes()
-    tbl = T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.tbl1.v16i8")
-    windows = T.call_llvm_pure_intrin(tbl, word, _constant(index, "uint8x16"), dtype="uint8x16")
-    ushl = T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.ushl.v8i16")
-    return T.call_llvm_pure_intrin(
-        ushl, bitcast(windows, "uint16x8"), _constant(shifts, "uint16x8"), dtype="uint16x8"
-    )
-
-
-def _insert(low: Any, high: Any, place: int) -> Any:
-    """uint16x8: the bits of `low` below bit `place`, above them `high` shifted there."""
-    sli = T.llvm_lookup_intrinsic_id("llvm.aarch64.neon.vsli.v8i16")
-    return T.call_llvm_pure_intrin(sli, low, high, tirx.const(place, "int32"), dtype="uint16x8")
-
-
-def _constant(octets: bytes, dtype: str) -> Any:
-    """A constant of 16 bytes as a vector of `dtype`."""
-    halves = [tirx.const(int(v), "uint64") for v in np.frombuffer(octets, "<u8")]
-    return bitcast(tirx.Shuffle(halves, [0, 1]), dtype)
+    windows = neon.tbl([word], neon.constant(index, "uint8x16"))
+    return neon.ushl(bitcast(windows, "uint16x8"), neon.constant(shifts, "uint16x8"))

@@ -12,12 +12,14 @@ gathered: a row is a pair of output pixels in scan order with all its taps. It w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import params as _params
 
 GROUP = 4  # bits of a look-up
 STEP = 3  # look-ups of a step
+
+Plan = TypeVar("Plan", bound="TablePlan")
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,12 @@ class TablePlan:
     @classmethod
     def of(cls, params: _params.ConvParams) -> TablePlan:
         """The cheaper layout for this shape."""
-        shared, gathered = cls(params, False), cls(params, True)
-        if params.dilation[1] != 1:
+        return cls.cheaper(cls(params, False), cls(params, True))
+
+    @staticmethod
+    def cheaper(shared: Plan, gathered: Plan) -> Plan:
+        """Which of the two layouts to take."""
+        if shared.params.dilation[1] != 1:
             return gathered
         return min((shared, gathered), key=lambda plan: plan.cost)
 

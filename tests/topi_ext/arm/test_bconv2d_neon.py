@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from tvm.target.codegen import llvm_get_cpu_archlist
 from benchmarks import arm64_program
 from benchmarks.arm64 import LAYERS, best_of_family, family_of
 from benchmarks.arm64_program import Case, Program
+from topi_ext import threshold
 from topi_ext.arm_cpu import bconv2d_cnt, bconv2d_tbl
 from topi_ext.arm_cpu.agreement import MAX_TAPS, supports
 from topi_ext.arm_cpu.cores import CORES as CORES_TABLE
@@ -45,7 +46,12 @@ NAMED = [
     "1x6x1x20-k3x1x9-s2x1-d1x1-p1,0,1,0-g1-v0",
 ]
 # Each family as it is compiled for a core that takes it.
-FAMILIES = {"cortex-a72": bconv2d_cnt.KERNELS, "cortex-a76": bconv2d_tbl.KERNELS}
+FAMILIES = {
+    "cortex-a72": bconv2d_cnt.KERNELS,
+    "cortex-a76": bconv2d_tbl.KERNELS[:1],
+    "cortex-a510": bconv2d_tbl.KERNELS[1:],
+}
+WORDS = (64, 32, 16, 8)
 CORES = ["generic", "cortex-a53", "cortex-a72", "cortex-x1"]
 
 needs_qemu = pytest.mark.skipif(
@@ -74,11 +80,20 @@ def all_cases(core: str) -> list[Case]:
         for i, params in enumerate(around_the_tile(kernel)):
             epilogue = ("integers", "float")[i % 2]
             cases.append(Case(f"c{len(cases)}", params, kernel, epilogue))
-    for params in map(ConvParams.parse, NAMED):
+            if i % 2:
+                cases += words(kernel, params, WORDS[::-1], len(cases))
+    for i, params in enumerate(map(ConvParams.parse, NAMED)):
         if supports(params) is None:
             best = max(rows, key=lambda k: k.rank_for(params, target))
             cases.append(Case(f"c{len(cases)}", params, best))
+            cases += words(best, params, WORDS[i % 3 :], len(cases))
     return cases
+
+
+def words(kernel: Kernel, params: ConvParams, sizes: Sequence[int], number: int) -> list[Case]:
+    """One case with packed bits behind it, of the first of `sizes` that the kernel can write."""
+    fitting = [bits for bits in sizes if threshold.refusal(kernel, params, bits) is None]
+    return [Case(f"c{number}", params, kernel, "words", bits) for bits in fitting[:1]]
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -179,12 +194,16 @@ def test_inner_loops_spill_no_register(core: str, family: str) -> None:
         loops = arm64_program.loops_with(text, family)
         assert loops, case.params
         for loop in loops:
-            # The loop has nothing to store: what it stores or reads from the stack is a spill.
-            spills = [text for text in loop if "[sp" in text or text.startswith("st")]
-            assert not spills, f"{case.params}: {spills}"
+            assert not spills(loop), f"{case.params}: {spills(loop)}"
 
 
-def test_a_spill_is_noticed(tmp_path: Path) -> None:
+def spills(loop: list[str]) -> list[str]:
+    """What a loop stores or reads from the stack; a whole reduction in one turn stores results."""
+    results = any(text.startswith(("scvtf", "cmgt", "cmhi")) for text in loop)
+    return [t for t in loop if "[sp" in t or (t.startswith("st") and not results)]
+
+
+def test_a_spill_is_noticed() -> None:
     text = ".LBB0_1:\n\tcnt\tv0.16b, v0.16b\n\tstr\tq0, [sp, #16]\n\tb.ne\t.LBB0_1\n"
     (loop,) = arm64_program.loops_with(text, "cnt")
-    assert any("[sp" in line for line in loop)
+    assert spills(loop)

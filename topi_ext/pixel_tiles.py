@@ -1,0 +1,167 @@
+"""The walk of the popcount kernels: tiles of output pixels x a block of output channels.
+
+Output pixels are counted through the batch and the map, n*ho*wo, and tiled regardless of rows. The
+rest of the pixels and the rest of a group's channels get code of their own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx import PrimFunc, Stmt
+
+from .emit import PARALLEL, SERIAL, let, loop, seq
+from .epilogue import Epilogue, divisor
+from .parallel import PARALLEL_BINARY_MACS
+from .params import ConvParams
+from .threshold import WordsEpilogue
+
+CHUNK = 16  # tiles of pixels that all channel blocks visit before the next ones
+
+Place = tuple[Any, Any, Any]  # n, y, x of an output pixel
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Neighbouring blocks of every group: the first, how many, and the channels of each."""
+
+    first: int
+    per_group: int
+    channels: int
+
+
+class PixelTiles(ABC):
+    """The hand-made loops of one convolution with its epilogue.
+
+    A sub-class writes one tile. pixels, channels: of a whole tile. pixels_outside: whether the
+    blocks of channels follow each other within a tile of pixels, so that the weights are read
+    again for every tile and the activations once. Else chunks of pixels stand outside, then channel
+    blocks, whose weights stay cached over a chunk. Threads share the tiles out in this order, so
+    each works on rows of its own, which it mostly wrote itself in the layer before.
+    """
+
+    def __init__(
+        self,
+        epilogue: Epilogue | WordsEpilogue,
+        params: ConvParams,
+        pixels: int,
+        channels: int,
+        pixels_outside: bool = False,
+    ) -> None:
+        """Take the shape apart."""
+        self.epilogue = epilogue
+        self.params = params
+        self.pixels = min(pixels, params.pixels)
+        self.channels = channels
+        self.blocks = -(-params.cog // channels)
+        self.pixels_outside = pixels_outside
+
+    @abstractmethod
+    def tile(self, at: list[Place], group: Any, block: Any, channels: int) -> Stmt:
+        """The pixels `at` x the first `channels` channels of block `block` of a group."""
+
+    def taps(self, words: int, step: Callable[[Any, Any, Any], Stmt], copies: int = 1) -> Stmt:
+        """The reduction: `step(ky, kx, k)` for every word k of `words` of every tap.
+
+        Where neighbouring pixels are neighbours in memory, kx is 0 and k counts the words of a
+        whole row of taps. copies: most steps in one copy of a loop body.
+        """
+        p = self.params
+        whole_row = p.groups == 1 and p.dilation[1] == 1
+        count = p.kw * words if whole_row else words
+        each = divisor(count, max(1, copies))
+
+        def some(ky: Any, kx: Any, k: Any) -> Stmt:
+            return seq(step(ky, kx, k * each + i) for i in range(each))
+
+        def row(ky: Any) -> Stmt:
+            def tap(kx: Any) -> Stmt:
+                return loop(count // each, lambda k: some(ky, kx, k), "k")
+
+            return tap(0) if whole_row else loop(p.kw, tap, "kx")
+
+        return loop(p.kh, row, "ky")
+
+    def write(self) -> PrimFunc:
+        """The function with all its tiles."""
+        p = self.params
+        kind = PARALLEL if p.macs >= PARALLEL_BINARY_MACS else SERIAL
+        last = p.cog - (self.blocks - 1) * self.channels
+        even = self.blocks if last == self.channels else self.blocks - 1
+        ranges = [_Blocks(0, even, self.channels)] if even else []
+        if even < self.blocks:
+            ranges.append(_Blocks(even, 1, last))
+        tiles = -(-p.pixels // self.pixels)
+        if self.pixels_outside:
+            each = lambda t: self._tiles(t, lambda at: self._all(ranges, at))  # noqa: E731
+            return self.epilogue.with_body(loop(tiles, each, "t", kind))
+
+        def blocks_of(blocks: _Blocks) -> Stmt:
+            count = p.groups * blocks.per_group
+
+            def one(t: Any) -> Stmt:
+                body: list[Stmt] = []
+                tile, index = self._place(t, tiles, count, body)
+                body.append(self._tiles(tile, lambda at: self._block(blocks, index, at)))
+                return seq(body)
+
+            return loop(count * tiles, one, "t", kind)
+
+        return self.epilogue.with_body(seq(blocks_of(blocks) for blocks in ranges))
+
+    def _place(self, t: Any, tiles: int, blocks: int, stmts: list[Stmt]) -> tuple[Any, Any]:
+        """The tile of pixels and the channel block of the `t`-th step."""
+        if blocks == 1:
+            return t, 0
+        if tiles < 2 * CHUNK:
+            return let("tile", t % tiles, stmts), let("block", t // tiles, stmts)
+        # Chunks of one size, if there is a divisor: constant divisions are cheap.
+        size = divisor(tiles, 2 * CHUNK)
+        size = size if size >= CHUNK // 2 else CHUNK
+        chunk = let("chunk", t // (size * blocks), stmts)
+        step = let("step", t % (size * blocks), stmts)
+        wide = let("wide", tirx.min(size, tiles - chunk * size), stmts) if tiles % size else size
+        at = let("tile", chunk * size + step % wide, stmts)
+        return at, let("block", step // wide, stmts)
+
+    def _tiles(self, index: Any, some: Callable[[list[Place]], Stmt]) -> Stmt:
+        """`some` for the pixels of tile `index`, which is whole or the rest."""
+        p = self.params
+        full, rest = divmod(p.pixels, self.pixels)
+        stmts: list[Stmt] = []
+        first = let("pixel", index * self.pixels, stmts)
+
+        def places(count: int) -> Stmt:
+            body: list[Stmt] = []
+            at = []
+            for i in range(count):
+                q = let("index", first + i, body)
+                n = let("n", q // (p.ho * p.wo), body)
+                y = let("y", q // p.wo % p.ho, body)
+                at.append((n, y, let("x", q % p.wo, body)))
+            body.append(some(at))
+            return seq(body)
+
+        whole = places(self.pixels)
+        if rest:
+            whole = tirx.IfThenElse(first < full * self.pixels, whole, places(rest))
+        stmts.append(whole)
+        return seq(stmts)
+
+    def _all(self, ranges: list[_Blocks], at: list[Place]) -> Stmt:
+        def blocks_of(blocks: _Blocks) -> Stmt:
+            count = self.params.groups * blocks.per_group
+            return loop(count, lambda index: self._block(blocks, index, at), "block")
+
+        return seq(blocks_of(blocks) for blocks in ranges)
+
+    def _block(self, blocks: _Blocks, index: Any, at: list[Place]) -> Stmt:
+        stmts: list[Stmt] = []
+        group = let("group", index // blocks.per_group, stmts)
+        block = let("of_group", blocks.first + index % blocks.per_group, stmts)
+        stmts.append(self.tile(at, group, block, blocks.channels))
+        return seq(stmts)
