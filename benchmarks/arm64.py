@@ -6,9 +6,10 @@
 
 builds each layer for a core, runs it under qemu-aarch64 with the counting tool armcost, checks the
 result against `topi_ext.reference`, and prints vector instructions, all instructions and modelled
-cycles per 128 binary multiply-accumulates, counted from packed bits to float output (scale and
-offset per channel). Instruction counts are exact; cycles are llvm-mca's models of the cores, no
-measurement: no Arm hardware is involved.
+cycles per 128 binary multiply-accumulates, counted from packed bits to the layer's output: floats
+(scale and offset per channel), and packed bits of their comparison with a threshold per channel.
+What zero padding costs more than padding with -1 stands beside them. Instruction counts are exact;
+cycles are llvm-mca's models of the cores, no measurement: no Arm hardware is involved.
 
 The figures of dabnn and of Larq Compute Engine beside them come from their own kernels, counted by
 the same tool (vector instructions; LCE without its im2col and packing).
@@ -26,13 +27,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from topi_ext.params import ConvParams
 
 from . import arm64_program
 from .arm64_program import Case
+
+if TYPE_CHECKING:
+    from topi_ext.kernels import Kernel
 
 
 def _layer(size: int, channels: int, kernel: int, stride: int = 1) -> ConvParams:
@@ -60,6 +65,13 @@ LAYERS = {
     "7x7x512 k3": _layer(7, 512, 3),
 }
 
+# Dense layers, one row of the batch; not of dabnn's list.
+DENSE = {
+    "dense 1024x1024": ConvParams.dense(1, 1024, 1024),
+    "dense 512x1000": ConvParams.dense(1, 512, 1000),
+}
+OUTPUTS = ("float", "words")
+
 # Vector instructions per 128 MACs of (dabnn, LCE), and modelled cycles per 128 MACs by core.
 PEERS_VECTOR = {
     "14x14x256 k5": (4.26, 3.03),
@@ -78,7 +90,8 @@ PEERS_CYCLES = {
 }
 # armcost's models, and the core that code is compiled for when one of them is asked for.
 MODELS = ("a53", "a55", "a72", "a76", "a710", "x1", "x3", "x4")
-CORES = ("cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76", "cortex-x1", "neoverse-n1")
+CORES = ("cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76", "cortex-a510", "cortex-a710")
+CORES += ("cortex-x1", "cortex-x3", "cortex-x4", "neoverse-n1")
 
 _DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "arm64.md"
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "tools" / "armcost" / "armcost.py"
@@ -102,12 +115,15 @@ def _is_neon(row: Any) -> bool:
 
 
 def best_of_family(params: ConvParams, family: str, core: str) -> Any:
-    """The family's row of the highest rank on this shape and core; None if none supports it."""
+    """The family's row of the highest rank on this shape and core; None if none supports it.
+
+    "tbl4" or "tbl5" is one form of the family "tbl".
+    """
     from topi_ext.kernels import candidates
 
     target = arm64_program.arm64_target(core)
     rows = [k for k in candidates("bconv2d", params, target) if _is_neon(k)]
-    return next((k for k in rows if family_of(k.name) == family), None)
+    return next((k for k in rows if k.name.startswith(f"bconv2d_neon_{family}")), None)
 
 
 def measure(
@@ -116,40 +132,54 @@ def measure(
     """Build, run, check and count the layers on one core's code. Raises CalledProcessError."""
     models = list(models)
     target = arm64_program.arm64_target(core)
-    rows = {name: best_of_family(p, family, core) for name, p in layers.items()}
-    cases = {
-        name: Case(f"layer{i}", layers[name], row, "float")
-        for i, (name, row) in enumerate(rows.items())
-        if row is not None
-    }
+    found: dict[str, dict[str, Case]] = {}
+    for number, (name, p) in enumerate(layers.items()):
+        kernel = best_of_family(p, family, core)
+        if kernel is not None:
+            for output in OUTPUTS:
+                label = f"layer{number}_{output}"
+                cases = found.setdefault(f"{name} {output}", {})
+                cases["layer"] = Case(label, p, kernel, output)
+                if p.padded:
+                    zero = replace(p, pad_value=0)
+                    cases["zero"] = Case(f"{label}_zero", zero, kernel, output)
+    every = [case for cases in found.values() for case in cases.values()]
     with tempfile.TemporaryDirectory() as directory:
-        program = arm64_program.build(list(cases.values()), target, Path(directory))
+        program = arm64_program.build(every, target, Path(directory))
         out, report = Path(directory, "outputs"), Path(directory, "armcost.json")
         command = [sys.executable, str(armcost), "--cores", ",".join(models)]
         command += ["--json", str(report), "--", str(program.path), str(out)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        counted = {region["name"]: region for region in json.loads(report.read_text())["regions"]}
+        regions = {region["name"]: region for region in json.loads(report.read_text())["regions"]}
         outputs = arm64_program.read_outputs(program, out)
-        results = []
-        for (name, case), one in zip(cases.items(), program.cases, strict=True):
-            region = counted[case.name]
-            units = case.params.macs / 128
-            classes = region["classes"].items()
-            vector = sum(n for kind, n in classes if kind[0] == "v" and kind not in _MEMORY)
-            results.append(
-                {
-                    "layer": name,
-                    "ci": case.params.ci,
-                    "family": family,
-                    "kernel": case.kernel.name,
-                    "core": core,
-                    "vector_ops_per_128": round(vector / units, 3),
-                    "instructions_per_128": round(region["instructions"] / units, 3),
-                    "cycles_per_128": {m: round(_cycles(region, m) / units, 3) for m in models},
-                    "chosen_for": chosen_for(case.params, family),
-                    "correct": arm64_program.is_correct(one, outputs[case.name]),
-                }
-            )
+        correct = {
+            one.case.name: arm64_program.is_correct(one, outputs[one.case.name])
+            for one in program.cases
+        }
+    results = []
+    for title, cases in found.items():
+        case, region = cases["layer"], regions[cases["layer"].name]
+        units = case.params.macs / 128
+        row = {
+            "layer": title.removesuffix(f" {case.epilogue}"),
+            "ci": case.params.ci,
+            "family": family_of(case.kernel.name),
+            "output": case.epilogue,
+            "kernel": case.kernel.name,
+            "core": core,
+            "vector_ops_per_128": round(_vector(region) / units, 3),
+            "instructions_per_128": round(region["instructions"] / units, 3),
+            "cycles_per_128": {m: round(_cycles(region, m) / units, 3) for m in models},
+            "chosen_for": chosen_for(case.params, case.kernel),
+            "correct": all(correct[one.name] for one in cases.values()),
+        }
+        if "zero" in cases:
+            zero = regions[cases["zero"].name]
+            row["zero_padding"] = {
+                "vector_ops": round(_vector(zero) / _vector(region), 4),
+                "instructions": round(zero["instructions"] / region["instructions"], 4),
+            }
+        results.append(row)
     return results
 
 
@@ -186,18 +216,29 @@ def measure_float_layers(armcost: Path, as_json: bool) -> int:
 _MEMORY = ("vload", "vstore")
 
 
+def _vector(region: dict[str, Any]) -> int:
+    """Vector instructions that are neither loads nor stores."""
+    classes = region["classes"].items()
+    return sum(n for kind, n in classes if kind[0] == "v" and kind not in _MEMORY)
+
+
 def _cycles(region: dict[str, Any], model: str) -> float:
     return float(region["cores"][model]["cycles"])
 
 
-def chosen_for(params: ConvParams, family: str) -> list[str]:
-    """The cores for which the kernel table takes this family on this shape."""
+def chosen_for(params: ConvParams, kernel: Kernel) -> list[str]:
+    """The cores for which the kernel table takes this kernel's form on this shape."""
     from topi_ext.kernels import select
+
+    def form(name: str) -> str:
+        match = re.match(r"bconv2d_neon_[a-z]+\d*", name)
+        return match.group() if match else name
 
     return [
         core
         for core in CORES
-        if family_of(select("bconv2d", params, arm64_program.arm64_target(core)).name) == family
+        if form(select("bconv2d", params, arm64_program.arm64_target(core)).name)
+        == form(kernel.name)
     ]
 
 
@@ -208,10 +249,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
     models = list(rows[0]["cycles_per_128"])
     table = Table(title="Per 128 binary MACs: exact instructions | modelled cycles (llvm-mca)")
-    table.add_column("layer")
-    for title in ("family", "kernel"):
+    for title in ("layer", "kernel", "output"):
         table.add_column(title)
-    for title in ("vector", "dabnn", "LCE", "all"):
+    for title in ("vector", "dabnn", "LCE", "all", "zero padding\nvector, all"):
         table.add_column(title, justify="right")
     for model in models:
         table.add_column(f"{model} modelled\nours (dabnn/LCE)", justify="right")
@@ -219,13 +259,16 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     names = list(LAYERS)
     for row in rows:
         layer = row["layer"]
-        dabnn, lce = PEERS_VECTOR[layer]
-        cells = [layer, row["family"], row["kernel"].removeprefix("bconv2d_neon_")]
-        cells += [f"{row['vector_ops_per_128']:.2f}", f"{dabnn:.2f}", f"{lce:.2f}"]
+        peer = layer in names and row["output"] == "float"
+        cells = [layer, row["kernel"].removeprefix("bconv2d_neon_"), row["output"]]
+        cells += [f"{row['vector_ops_per_128']:.2f}"]
+        cells += [f"{figure:.2f}" for figure in PEERS_VECTOR[layer]] if peer else ["", ""]
         cells += [f"{row['instructions_per_128']:.2f}"]
+        ratios = row.get("zero_padding", {}).values()
+        cells += [", ".join(f"{100 * (ratio - 1):+.1f} %" for ratio in ratios)]
         for model in models:
             cell = f"{row['cycles_per_128'][model]:.2f}"
-            if model in PEERS_CYCLES:
+            if peer and model in PEERS_CYCLES:
                 peers = PEERS_CYCLES[model][names.index(layer)]
                 cell += f" ({peers[0]:.2f}/{peers[1]:.2f})"
             cells.append(cell)
@@ -240,14 +283,19 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line. Returns 0, 1 if a result is wrong, 4 if a tool is missing."""
+    known = {**LAYERS, **DENSE}
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--core", default="cortex-a72", help="core as LLVM names it")
     parser.add_argument("--price", default="a72,a76,x1", help=f"models: of {','.join(MODELS)}")
     parser.add_argument("--models", action="store_true", help="whole networks, into --document")
     parser.add_argument("--float-layers", action="store_true", help="float32 beside --float16")
     parser.add_argument("--document", type=Path, default=_DOCUMENT, help="what --models writes")
-    parser.add_argument("--family", action="append", help="kernel families (default: all)")
-    parser.add_argument("--layer", action="append", choices=list(LAYERS), help="default: all")
+    parser.add_argument(
+        "--family", action="append", help="cnt, tbl, tbl4 or tbl5 (default: cnt, tbl)"
+    )
+    parser.add_argument(
+        "--layer", action="append", choices=list(known), help="default: dabnn's six"
+    )
     parser.add_argument("--armcost", type=Path, default=_BESIDE, help="path of armcost.py")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
@@ -261,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
         return measure_models(args.armcost, args.document)
     if args.float_layers:
         return measure_float_layers(args.armcost, args.json)
-    layers = {name: LAYERS[name] for name in args.layer or LAYERS}
+    layers = {name: known[name] for name in args.layer or LAYERS}
     rows: list[dict[str, Any]] = []
     for family in args.family or families():
         rows += measure(layers, args.core, family, args.armcost, args.price.split(","))

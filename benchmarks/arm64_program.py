@@ -315,24 +315,68 @@ def function_text(assembly: str, symbol: str) -> str:
 
 def loops_with(text: str, instruction: str) -> list[list[str]]:
     """The innermost loops of an assembly text that contain `instruction`, as instruction lists."""
-    lines = [line.strip() for line in text.splitlines()]
-    labels: dict[str, int] = {}
-    loops = []
-    for at, line in enumerate(lines):
-        label = re.match(r"(\.L\w+):", line)
-        if label:
-            labels[label.group(1)] = at
-        branch = re.match(r"(?:b\.?\w*|cbn?z|tbn?z)\s.*?(\.L\w+)$", line)
-        if branch and branch.group(1) in labels:
-            body = lines[labels[branch.group(1)] : at + 1]
-            code = [text for text in body if text and not text.startswith((".", "//"))]
-            if any(text.split()[0] == instruction for text in code):
-                loops.append((labels[branch.group(1)], at, code))
-    return [
-        code
-        for first, last, code in loops
-        if not any(first <= f and t <= last and (f, t) != (first, last) for f, t, _ in loops)
+    blocks, successors = _basic_blocks(text)
+    loops = _natural_loops(successors)
+    inner = [
+        body
+        for header, body in loops.items()
+        if not any(other != header and other in body for other in loops)
     ]
+    codes = [[line for block in sorted(body) for line in blocks[block]] for body in inner]
+    return [code for code in codes if any(line.split()[0] == instruction for line in code)]
+
+
+def _basic_blocks(text: str) -> tuple[list[list[str]], list[list[int]]]:
+    """The basic blocks of an assembly text as instruction lists, and where each may go on."""
+    blocks: list[list[str]] = [[]]
+    labels: dict[str, int] = {}
+    for line in (line.strip() for line in text.splitlines()):
+        label = re.match(r"([.\w]+):", line)
+        if label:
+            if blocks[-1]:
+                blocks.append([])
+            labels[label.group(1)] = len(blocks) - 1
+        elif line and not line.startswith((".", "//")):
+            blocks[-1].append(line)
+            if re.match(r"(b|b\.\w+|cbn?z|tbn?z|ret|br)\s*(\s|$)", line):
+                blocks.append([])
+    successors: list[list[int]] = []
+    for at, block in enumerate(blocks):
+        last = block[-1] if block else ""
+        target = re.match(r"(b|b\.\w+|cbn?z|tbn?z)\s.*?([.\w]+)$", last)
+        found = [labels[target.group(2)]] if target and target.group(2) in labels else []
+        if not re.match(r"(b|ret|br)(\s|$)", last) and at + 1 < len(blocks):
+            found.append(at + 1)
+        successors.append(found)
+    return blocks, successors
+
+
+def _natural_loops(successors: list[list[int]]) -> dict[int, set[int]]:
+    """The blocks of every loop by the block that it is entered through."""
+    count = len(successors)
+    before: list[list[int]] = [[] for _ in range(count)]
+    for block, found in enumerate(successors):
+        for other in found:
+            before[other].append(block)
+    dominators = [set(range(count)) if before[block] else {block} for block in range(count)]
+    changed = True
+    while changed:
+        changed = False
+        for block in range(count):
+            if before[block]:
+                new = set.intersection(*(dominators[other] for other in before[block])) | {block}
+                changed, dominators[block] = changed or new != dominators[block], new
+    loops: dict[int, set[int]] = {}
+    for block, found in enumerate(successors):
+        for header in found:
+            if header in dominators[block]:
+                body, waiting = loops.setdefault(header, {header}), [block]
+                while waiting:
+                    at = waiting.pop()
+                    if at not in body:
+                        body.add(at)
+                        waiting += before[at]
+    return loops
 
 
 def _placeholder(array: np.ndarray, name: str) -> te.Tensor:

@@ -40,7 +40,6 @@ def pack(
     dtype = f"uint{word_bits}"
     compared = compared_as(x.dtype)
     top, left, _, _ = p.pads
-    border = border_words(p, word_bits)
 
     def word(n: Any, y: Any, xx: Any, k: Any) -> Any:
         g, j = k // cw, k % cw
@@ -63,10 +62,7 @@ def pack(
         if not p.padded:
             return value
         inside = tirx.all(y >= top, y < top + p.h, xx >= left, xx < left + p.w)
-        pad = tirx.const(border[-1], dtype)
-        if len(set(border)) > 1:
-            pad = tirx.Select(j < cw - 1, tirx.const(border[0], dtype), pad)
-        return tirx.if_then_else(inside, value, pad)
+        return tirx.if_then_else(inside, value, border_word(p, word_bits, k))
 
     attrs = {KERNEL: PACK, STAGE: "pack", PARAMS: str(p), "bnn.word_bits": word_bits}
     limit = 0.0 if isinstance(threshold, te.Tensor) else float(threshold)
@@ -90,23 +86,30 @@ def half_limits(threshold: np.ndarray) -> np.ndarray:
     return np.where(limit.astype(np.float32) < threshold, above, limit)
 
 
-def border_words(params: ConvParams, word_bits: int) -> list[int]:
-    """The words of one padded pixel and group."""
+def border_word(params: ConvParams, word_bits: int, k: Any) -> Any:
+    """Word k of a padded pixel: 0, or the channel bits for pad_value +1."""
+    dtype, cw = f"uint{word_bits}", params.words(word_bits)
     if params.pad_value != 1:
-        return [0] * params.words(word_bits)
+        return tirx.const(0, dtype)
     full, rest = divmod(params.cig, word_bits)
-    return [(1 << word_bits) - 1] * full + ([(1 << rest) - 1] if rest else [])
+    ones, last = tirx.const((1 << word_bits) - 1, dtype), tirx.const((1 << rest) - 1, dtype)
+    if not (full and rest):
+        return ones if full else last
+    return tirx.Select(k % cw < cw - 1, ones, last)
 
 
-def schedule(func: PrimFunc, target: Target) -> PrimFunc:
-    """Write the loops of a pack that stands alone; inline what is fused before any other."""
+def schedule(func: PrimFunc, target: Target, kind: type[Writer] | None = None) -> PrimFunc:
+    """Write the loops of a pack that stands alone; inline what is fused before any other.
+
+    kind: who writes them, for a target with instructions of its own.
+    """
     sch = s_tir.Schedule(func)
     block = sch.get(find_stage(sch, "pack"))
     if len(leaf_blocks(sch)) > 1:
         return _schedule_fused(sch)
     by_type = {(len(r.source.ty.shape), str(r.source.ty.dtype)): r.source for r in block.reads}
     notes = block.annotations
-    writer = _Writer(
+    writer = (kind or Writer)(
         params=ConvParams.parse(str(notes[PARAMS])),
         word_bits=int(notes["bnn.word_bits"]),
         x=next(buffer for (rank, _), buffer in by_type.items() if rank == 4),
@@ -135,7 +138,7 @@ def _schedule_fused(sch: s_tir.Schedule) -> PrimFunc:
 
 
 @dataclass(frozen=True)
-class _Writer:
+class Writer:
     """The hand-made loops: compare a vector, take its mask as a word."""
 
     params: ConvParams
@@ -261,20 +264,12 @@ class _Writer:
 
     def _border(self, n: Any, y: Any, first: Any, pixels: int) -> Stmt:
         """The words of `pixels` padded pixels from column `first` on."""
-        p = self.params
-        dtype = f"uint{self.word_bits}"
-        border = border_words(p, self.word_bits)
-        cw = len(border)
+        p, bits = self.params, self.word_bits
 
         def word(i: Any) -> Stmt:
-            value = tirx.const(border[0], dtype)
-            if border[-1] != border[0]:
-                last = tirx.EQ(i % cw, cw - 1) if not isinstance(i, int) else i % cw == cw - 1
-                tail = tirx.const(border[-1], dtype)
-                value = tirx.Select(last, tail, value) if not isinstance(last, bool) else value
-            return tirx.BufferStore(self.out, value, [n, y, first, i])
+            return tirx.BufferStore(self.out, border_word(p, bits, i), [n, y, first, i])
 
-        return loop(pixels * p.groups * cw, word, "i")
+        return loop(pixels * p.groups * p.words(bits), word, "i")
 
 
 KERNELS = (

@@ -15,7 +15,7 @@ from tvm.ir import TensorLoad
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm.tirx import PrimFunc
-from tvm_ffi import structural_map
+from tvm_ffi import structural_map, structural_walk
 
 from .kernels import STAGE
 
@@ -93,12 +93,14 @@ class Epilogue:
     _store: tirx.BufferStore
     _dims: dict[tirx.Var, int | None]  # block variable -> dimension of the accumulator
 
-    def store(self, index: Sequence[Any], value: Any) -> tirx.Stmt:
+    def store(
+        self, index: Sequence[Any], value: Any, copies: Sequence[tuple[tirx.Buffer, Any]] = ()
+    ) -> tirx.Stmt:
         """The store of one output element.
 
         index: position in the accumulator's shape; value: what the accumulator holds there, in
         the accumulator's dtype. Inside a vectorised loop over channels both may depend on its
-        variable.
+        variable. copies: what to load in the place of an addend (see `addends`).
         """
 
         def variable(var: tirx.Var) -> Any:
@@ -109,9 +111,30 @@ class Epilogue:
             return tirx.const(at, "int32") if isinstance(at, int) else at
 
         def load(node: TensorLoad) -> Any:
-            return value if node.source.same_as(self.accumulator) else node
+            if node.source.same_as(self.accumulator):
+                return value
+            return next((copy for source, copy in copies if node.source.same_as(source)), node)
 
         return structural_map(self._store, [(tirx.Var, variable), (TensorLoad, load)])
+
+    def addends(self) -> list[tirx.Buffer]:
+        """The vectors over channels, the last dimension, that are added to a product."""
+        channel = len(self.accumulator.ty.shape) - 1
+        found: list[tirx.Buffer] = []
+
+        def visit(node: tirx.Add) -> None:
+            for product, other in ((node.a, node.b), (node.b, node.a)):
+                if (
+                    isinstance(product, tirx.Mul)
+                    and isinstance(other, TensorLoad)
+                    and len(other.indices) == 1
+                    and self._dims.get(other.indices[0]) == channel
+                    and not any(other.source.same_as(known) for known in found)
+                ):
+                    found.append(other.source)
+
+        structural_walk(self._store.value, [(tirx.Add, visit)])
+        return found
 
     def with_body(self, body: tirx.Stmt) -> PrimFunc:
         """The function with its body replaced by hand-made loops."""

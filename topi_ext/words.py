@@ -1,49 +1,31 @@
-"""Operations on packed words (see `bitpack`) between two binary layers: padding, pool, negation.
+"""Operations on packed words (see `bitpack`) between two binary layers: padding and negation.
 
-The default schedule serves them.
+A MaxPool of such words is `pool.or_pool2d_nhwc`. The default schedule serves them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tvm import te, tirx
 
-from .bitpack import border_words
+from .bitpack import border_word
 from .params import ConvParams
-from .pool import or_pool2d_nhwc
 from .reference import pack_bits
 
 
 def pad_words(words: te.Tensor, params: ConvParams, word_bits: int) -> te.Tensor:
     """Words [n, h, w, groups*cw] padded as `bitpack.pack` pads: [n, hp, wp, groups*cw]."""
-    p, dtype = params, f"uint{word_bits}"
+    p = params
     top, left, _, _ = p.pads
-    border = border_words(p, word_bits)
 
     def padded(n: Any, y: Any, x: Any, k: Any) -> Any:
         inside = tirx.all(y >= top, y < top + p.h, x >= left, x < left + p.w)
-        pad = tirx.const(border[-1], dtype)
-        if border[0] != border[-1]:
-            whole = k % len(border) < len(border) - 1
-            pad = tirx.Select(whole, tirx.const(border[0], dtype), pad)
+        pad = border_word(p, word_bits, k)
         return tirx.if_then_else(inside, words[n, y - top, x - left, k], pad)
 
     return te.compute((p.n, p.hp, p.wp, int(words.shape[3])), padded, name="pad_words")
-
-
-def max_pool_words(
-    words: te.Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    pads: Sequence[int] = (0, 0, 0, 0),
-    dilation: Sequence[int] = (1, 1),
-    ceil_mode: bool = False,
-) -> te.Tensor:
-    """MaxPool of +-1 stored as words [n, h, w, k]: the OR over each window. Padding never wins."""
-    return or_pool2d_nhwc(words, kernel, stride, pads, dilation, ceil_mode)
 
 
 def negate_channels(words: te.Tensor, channels: np.ndarray, word_bits: int) -> te.Tensor:

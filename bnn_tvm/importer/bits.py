@@ -27,7 +27,8 @@ from topi_ext import threshold
 from topi_ext.isa import isa_of
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
-from topi_ext.words import max_pool_words, negate_channels
+from topi_ext.pool import or_pool2d_nhwc
+from topi_ext.words import negate_channels
 
 _MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
@@ -114,7 +115,7 @@ def follow(b: Builder, node: ir.Node, data: Value) -> Value | None:
         assert pool is not None
         n, _, h, w = data.shape
         words = b.view(bits.expr, (n, h, w, bits.expr.ty.shape[3]))
-        expr = b.emit_te("max_pool_words", lambda x: max_pool_words(x, *pool), words, opaque=True)
+        expr = b.emit_te("max_pool_words", lambda x: or_pool2d_nhwc(x, *pool), words, opaque=True)
         bits = replace(bits, expr=expr)
     elif node.op_type == "Binarize":
         turned, word_bits = bits.turned, bits.word_bits

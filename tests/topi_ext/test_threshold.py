@@ -13,6 +13,7 @@ from tests.topi_ext.binary_case import activations, host, placeholders, run_te, 
 from topi_ext import kernels, reference, threshold, words
 from topi_ext.isa import RUNS_ON, isa_of
 from topi_ext.params import ConvParams
+from topi_ext.pool import max_pool2d_nhwc, or_pool2d_nhwc
 
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 THRESHOLDS = st.floats(width=32, allow_nan=True, allow_infinity=True)
@@ -169,14 +170,12 @@ def test_padding_words_is_packing_with_padding(
     ),
 )
 def test_pools_of_words_are_pools_of_signs(channels: int, word_bits: int, window: tuple) -> None:
-    from topi_ext.pool import max_pool2d_nhwc
-
     s = signs(np.random.default_rng(1), (2, 6, 7, channels))
     (plain,) = placeholders([s])
     expected = run_te([plain, max_pool2d_nhwc(plain, *window)], [s])
     packed = reference.pack_bits(s, word_bits)
     (source,) = placeholders([packed])
-    got = run_te([source, words.max_pool_words(source, *window)], [packed])
+    got = run_te([source, or_pool2d_nhwc(source, *window)], [packed])
     np.testing.assert_array_equal(got, reference.pack_bits(expected, word_bits))
 
 

@@ -12,6 +12,7 @@ Packed with negated weights (`Kernel.inverted`), the same kernels count the taps
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,13 @@ from tvm import te, tirx
 
 from ..bconv2d import border_correction, edge_class, needs_correction
 from ..emit import splat, vload
+from ..kernels import Kernel
 from ..params import ConvParams
 
 MAX_TAPS = 65534  # m - K/2 stays within 16 bits, signed
+# (operands, params, kernel, place): what one step finds for the output at `place`, and the axes to
+# sum over.
+Found = Callable[[Sequence[te.Tensor], ConvParams, Kernel, tuple[Any, ...]], tuple[Any, list[Any]]]
 FILLER = 64  # entries behind the table's last channel, so that vectors may read over a group's end
 
 
@@ -46,27 +51,47 @@ def border_table(weights: np.ndarray, params: ConvParams) -> tuple[np.ndarray, .
     return (np.pad(halves, ((0, 0), (0, 0), (0, FILLER))),)
 
 
-def count(
-    found: Any, axes: list[Any], table: te.Tensor | None, params: ConvParams, place: tuple[Any, ...]
-) -> Any:
-    """The int16 reduction of `found` over `axes`: the counter of one output at n, y, x, channel.
+def compute(
+    found: Found, operands: int, arrays: Sequence[te.Tensor], params: ConvParams, kernel: Kernel
+) -> te.Tensor:
+    """The integers int32 [n, ho, wo, co] of what `found` gives.
 
-    table: of `border_table`, None without.
+    arrays: `operands` of them for `found`, then the border table of zero padding.
     """
-    first = _first_count(params)
+    p, table = params, arrays[operands] if len(arrays) > operands else None
+    first = _first_count(p)
     add = te.comm_reducer(lambda x, y: x + y, lambda t: tirx.const(first, t), name="add")
-    value = found.astype("int16")
-    if table is not None and _starts_from_table(params):
-        at_first = tirx.all(*(axis.var.equal(0) for axis in axes))
-        value = value + tirx.Select(
-            at_first, _entry(table, params, *place[1:]), tirx.const(0, "int16")
-        )
-    return add(value, axis=axes)
+
+    def agreeing(*place: Any) -> Any:
+        one, axes = found(arrays[:operands], p, kernel, place)
+        one = one.astype("int16")
+        if table is not None and _starts_from_table(p):
+            at_first = tirx.all(*(axis.var.equal(0) for axis in axes))
+            one = one + tirx.Select(at_first, _entry(table, p, *place[1:]), tirx.const(0, "int16"))
+        return add(one, axis=axes)
+
+    def integer(n: Any, y: Any, x: Any, o: Any) -> Any:
+        doubled = acc[n, y, x, o].astype("int32") * 2
+        if table is None:
+            return doubled + p.taps % 2
+        return doubled if _starts_from_table(p) else doubled + _entry(table, p, y, x, o)
+
+    acc = te.compute(p.out_shape, agreeing, name="agreeing", attrs=kernel.annotations("acc", p))
+    attrs = kernel.annotations("integers", p)
+    return te.compute(p.out_shape, integer, name="integers", attrs=attrs)
 
 
-def differing(found: Any, axes: list[Any]) -> Any:
-    """The same for thresholds: from 0 on."""
-    return te.sum(found.astype("int16"), axis=axes)
+def counts(
+    found: Found, arrays: Sequence[te.Tensor], params: ConvParams, kernel: Kernel
+) -> te.Tensor:
+    """The numbers of differing taps int16 [n, ho, wo, co], of negated weights."""
+
+    def differing(*place: Any) -> Any:
+        one, axes = found(arrays, params, kernel, place)
+        return te.sum(one.astype("int16"), axis=axes)
+
+    attrs = kernel.annotations("acc", params)
+    return te.compute(params.out_shape, differing, name="differing", attrs=attrs)
 
 
 def start(
@@ -80,14 +105,6 @@ def start(
         return splat(_first_count(params), f"int16x{lanes}")
     row, column = edge_class(params, 0, y), edge_class(params, 1, x)
     return vload(table, [row, column, channel], lanes)
-
-
-def integer(m: Any, table: te.Tensor | None, params: ConvParams, y: Any, x: Any, o: Any) -> Any:
-    """The int32 expression of one output from its counter `m`."""
-    doubled = m.astype("int32") * 2
-    if table is None:
-        return doubled + params.taps % 2
-    return doubled if _starts_from_table(params) else doubled + _entry(table, params, y, x, o)
 
 
 def _starts_from_table(params: ConvParams) -> bool:

@@ -15,7 +15,7 @@ tile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from tvm import s_tir, te, tirx
 from tvm.target import Target
 from tvm.tirx import PrimFunc, Stmt
 
-from ..emit import bitcast, channel_loops, let, local, seq, splat, vload, vstore
+from ..emit import bitcast, channel_loops, let, local, loop, seq, splat, vload, vstore
 from ..epilogue import Epilogue, extract_epilogue, find_stage, holds_stage
 from ..kernels import PARAMS, Kernel
 from ..params import ConvParams
@@ -36,6 +36,7 @@ from .cores import core_of
 
 CHANNELS = 8  # 16-bit counters of one register
 UNROLLED_PRODUCTS = 64  # most 128-bit products in one copy of the loop body
+COPIED_BYTES = 4096  # most for copies of an addend
 
 
 def blocks_per_group(params: ConvParams) -> int:
@@ -72,41 +73,11 @@ def prepare(packed: te.Tensor, params: ConvParams, kernel: Kernel) -> te.Tensor:
     )
 
 
-def compute(
-    data: te.Tensor, weights: te.Tensor, *border: te.Tensor, params: ConvParams, kernel: Kernel
-) -> te.Tensor:
-    """The integers int32 [n, ho, wo, co] of what `prepare` and `pack_weights` return."""
-    p = params
-    table = border[0] if border else None
-
-    def agreeing(n: Any, y: Any, x: Any, c: Any) -> Any:
-        found, axes = _product(data, weights, p, kernel, (n, y, x, c))
-        return agreement.count(found, axes, table, p, (n, y, x, c))
-
-    acc = te.compute(p.out_shape, agreeing, name="agreeing", attrs=kernel.annotations("acc", p))
-    return te.compute(
-        p.out_shape,
-        lambda n, y, x, o: agreement.integer(acc[n, y, x, o], table, p, y, x, o),
-        name="integers",
-        attrs=kernel.annotations("integers", p),
-    )
-
-
-def counts(data: te.Tensor, weights: te.Tensor, *, params: ConvParams, kernel: Kernel) -> te.Tensor:
-    """The numbers of differing taps int16 [n, ho, wo, co], of negated weights."""
-    return te.compute(
-        params.out_shape,
-        lambda *place: agreement.differing(*_product(data, weights, params, kernel, place)),
-        name="differing",
-        attrs=kernel.annotations("acc", params),
-    )
-
-
-def _product(
-    data: te.Tensor, weights: te.Tensor, params: ConvParams, kernel: Kernel, place: tuple[Any, ...]
+def _found(
+    operands: Sequence[te.Tensor], params: ConvParams, kernel: Kernel, place: tuple[Any, ...]
 ) -> tuple[Any, list[Any]]:
     """The bits counted for one output and one word of a tap, and the axes to sum over."""
-    p, (n, y, x, c) = params, place
+    (data, weights), p, (n, y, x, c) = operands, params, place
     cw, lanes = p.words(kernel.word_bits), 128 // kernel.word_bits
     ky = te.reduce_axis((0, p.kh), "ky")
     step = te.reduce_axis((0, p.kw * cw), "step")
@@ -140,6 +111,29 @@ class _Writer(PixelTiles):
         input_bytes = p.n * p.hp * p.wp * p.groups * p.words(self.word) * 16
         outside = weight_bytes <= input_bytes
         super().__init__(epilogue, p, kernel.tile["pixels"], CHANNELS, pixels_outside=outside)
+        self.copies: list[tuple[tirx.Buffer, tirx.Buffer]] = []
+
+    def write(self) -> PrimFunc:
+        """The function. Where it pays, every pixel of a tile has a copy of what is added to a
+        product: fmla overwrites it, and what several pixels share LLVM would move, not load again.
+        """
+        epilogue, p, each = self.epilogue, self.params, self.pixels
+        too_few = each == 1 or p.pixels < 8 * each
+        if isinstance(epilogue, WordsEpilogue) or too_few or each * p.co * 4 > COPIED_BYTES:
+            return super().write()
+        stmts: list[Stmt] = []
+        for source in epilogue.addends():
+            copy = local("addend", (each * p.co,), str(source.ty.dtype), stmts)
+            self.copies.append((source, copy))
+
+            def fill(i: Any, source: tirx.Buffer = source, copy: tirx.Buffer = copy) -> Stmt:
+                def one(c: Any) -> Stmt:
+                    return tirx.BufferStore(copy, source[c], [i * p.co + c])
+
+                return seq(channel_loops(one, p.co, CHANNELS))
+
+            stmts.append(loop(each, fill, "i"))
+        return epilogue.with_body(seq([*stmts, super().write().body]))
 
     def tile(self, at: list[Place], group: Any, block: Any, channels: int) -> Stmt:
         """Reduction, then epilogue."""
@@ -164,7 +158,8 @@ class _Writer(PixelTiles):
         def store(i: int) -> Callable[[Any], Stmt]:
             def one(c: Any) -> Stmt:
                 value = tirx.BufferLoad(counts, [i * CHANNELS + c])
-                return epilogue.store((*at[i], first + c), value)
+                copies = [(source, copy[i * p.co + first + c]) for source, copy in self.copies]
+                return epilogue.store((*at[i], first + c), value, copies)
 
             return one
 
@@ -246,9 +241,9 @@ def _row(word: int, pixels: int) -> Kernel:
         tile={"pixels": pixels, "channels": CHANNELS},
         supports=supports,
         pack_weights=lambda weights, params: pack_weights(weights, params, word),
-        compute=lambda *arrays, params: compute(*arrays, params=params, kernel=kernel),
+        compute=lambda *arrays, params: agreement.compute(_found, 2, arrays, params, kernel),
         schedule=lambda func, target: schedule(func, kernel),
-        counts=lambda *arrays, params: counts(*arrays, params=params, kernel=kernel),
+        counts=lambda *arrays, params: agreement.counts(_found, arrays, params, kernel),
         count_dtype="int16",
         inverted=True,
         fills=8,

@@ -11,21 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import s_tir, tirx
-from tvm.target import Target
-from tvm.tirx import PrimFunc
+from tvm import tirx
 
 from .. import bitpack
 from ..bitpack import PACK
 from ..emit import splat, vload
-from ..epilogue import find_stage, leaf_blocks
-from ..kernels import PARAMS, Kernel
-from ..params import ConvParams
+from ..kernels import Kernel
 from . import neon
 
 
 @dataclass(frozen=True)
-class NeonWriter(bitpack._Writer):
+class NeonWriter(bitpack.Writer):
     """The loops of `bitpack` with masks gathered by pairwise addition."""
 
     def _mask(self, n: Any, row: Any, xx: Any, channel: Any, size: int) -> Any:
@@ -45,25 +41,6 @@ class NeonWriter(bitpack._Writer):
         return bits ^ neon.bit_of_byte(turned)
 
 
-def schedule(func: PrimFunc, target: Target) -> PrimFunc:
-    """Write the loops of a pack that stands alone; fused ones go the common way."""
-    sch = s_tir.Schedule(func)
-    if len(leaf_blocks(sch)) > 1:
-        return bitpack.schedule(func, target)
-    block = sch.get(find_stage(sch, "pack"))
-    notes = block.annotations
-    by_type = {(len(r.source.ty.shape), str(r.source.ty.dtype)): r.source for r in block.reads}
-    writer = NeonWriter(
-        params=ConvParams.parse(str(notes[PARAMS])),
-        word_bits=int(notes["bnn.word_bits"]),
-        x=next(buffer for (rank, _), buffer in by_type.items() if rank == 4),
-        threshold=bitpack.threshold_of(block, by_type),
-        flip=by_type.get((1, "uint8")),
-        out=block.writes[0].source,
-    )
-    return PrimFunc(func.params, writer.write(), func.ret_type, func.attrs)
-
-
 KERNELS = (
     Kernel(
         name="pack_neon_addp",
@@ -72,6 +49,6 @@ KERNELS = (
         supports=lambda params: None,
         pack_weights=lambda weights, params: (),
         compute=bitpack.pack,
-        schedule=schedule,
+        schedule=lambda func, target: bitpack.schedule(func, target, NeonWriter),
     ),
 )

@@ -58,9 +58,9 @@ def bit_of_byte(condition: Any) -> Any:
 def gather(bits: list[Any]) -> Any:
     """The bits of one to four `bit_of_byte` as an unsigned integer, the first lowest.
 
-    Its width is 16 bits for each, for one, two or four of them; three are filled up to four.
+    Its width is 16 bits for each, for one, two or four of them; three are filled up with 0.
     """
-    vectors = [*bits, bits[-1]] if len(bits) == 3 else list(bits)
+    vectors = [*bits, splat(0, "uint8x16")] if len(bits) == 3 else list(bits)
     size = LANES * len(vectors)
     while len(vectors) > 1:
         vectors = [addp(a, b) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]

@@ -9,12 +9,13 @@ import pytest
 from tvm.target.codegen import llvm_get_cpu_archlist
 
 from benchmarks import arm64_program
-from benchmarks.arm64 import LAYERS, best_of_family, family_of
+from benchmarks.arm64 import LAYERS, OUTPUTS, best_of_family, family_of
 from benchmarks.arm64_program import Case, Program
 from topi_ext import threshold
 from topi_ext.arm_cpu import bconv2d_cnt, bconv2d_tbl
 from topi_ext.arm_cpu.agreement import MAX_TAPS, supports
 from topi_ext.arm_cpu.cores import CORES as CORES_TABLE
+from topi_ext.arm_cpu.cores import core_of
 from topi_ext.kernels import Kernel, select
 from topi_ext.params import ConvParams
 
@@ -34,6 +35,8 @@ NAMED = [
     "1x1x1x100-k1x1x10-s1x1-d1x1-p0,0,0,0-g1-v0",
     "1x1x1x96-k3x3x16-s1x1-d1x1-p1,1,1,1-g1-v0",
     "1x1x1x784-k1x1x256-s1x1-d1x1-p0,0,0,0-g1-v0",
+    "1x1x3x64-k1x1x232-s1x1-d1x1-p0,0,0,0-g1-v0",
+    "1x9x7x16-k3x3x24-s1x1-d1x1-p1,1,1,1-g1-v0",
     "1x1x5x130-k1x1x37-s1x1-d1x1-p0,0,0,0-g1-v0",
     "2x9x8x24-k5x5x24-s1x1-d1x1-p2,2,2,2-g1-v0",
     "2x7x9x24-k5x5x24-s3x2-d1x2-p2,3,1,4-g1-v0",
@@ -152,15 +155,17 @@ def test_the_table_chooses_these_kernels_for_arm64() -> None:
     ("core", "family"),
     [
         *((core, "cnt") for core in ("generic", "cortex-a53", "cortex-a55", "cortex-a72")),
-        *((core, "cnt") for core in ("cortex-a73", "cortex-x1", "cortex-a510", "thunderx2t99")),
+        *((core, "cnt") for core in ("cortex-a73", "cortex-x1", "thunderx2t99")),
         *((core, "tbl") for core in ("cortex-a76", "cortex-a78", "cortex-a710", "cortex-x2")),
         *((core, "tbl") for core in ("neoverse-n1", "neoverse-n2", "neoverse-v2", "apple-m4")),
+        *((core, "tbl4") for core in ("cortex-a510", "cortex-a520")),
     ],
 )
 def test_every_core_takes_its_family_on_all_benchmark_layers(core: str, family: str) -> None:
     target = arm64_program.arm64_target(core)
     for params in LAYERS.values():
-        assert family_of(select("bconv2d", params, target).name) == family, params
+        form = family + ("5" if family == "tbl" else "")
+        assert select("bconv2d", params, target).name.startswith(f"bconv2d_neon_{form}"), params
 
 
 def test_a_core_that_llvm_does_not_know_is_no_row() -> None:
@@ -174,27 +179,31 @@ def test_a_single_pixel_has_no_pair_to_look_up() -> None:
     assert family_of(select("bconv2d", one_pixel, target).name) == "cnt"
 
 
+OFTEN = ("cortex-a53", "cortex-a72", "cortex-a76", "cortex-a510", "cortex-x4")
+SELDOM = ("generic", "cortex-a55", "cortex-x1", "cortex-a710", "cortex-x3", "cortex-a520")
+SELDOM += ("neoverse-n1", "neoverse-v2", "apple-m4")
+
+
 @pytest.mark.parametrize(
-    ("core", "family"),
-    [
-        *((core, "cnt") for core in CORES),
-        *((core, "tbl") for core in ("cortex-a76", "cortex-a710", "cortex-x3", "cortex-x4")),
-        *((core, "tbl") for core in ("neoverse-n1", "neoverse-v2", "apple-m4")),
-    ],
+    "core", [*OFTEN, *(pytest.param(core, marks=pytest.mark.slow) for core in SELDOM)]
 )
-def test_inner_loops_spill_no_register(core: str, family: str) -> None:
+def test_inner_loops_spill_no_register(core: str) -> None:
+    """To floats and to packed bits, by the form that the core takes."""
     target = arm64_program.arm64_target(core)
+    bits = core_of(target).table_bits
+    form = f"tbl{bits}" if bits else "cnt"
     cases = [
-        Case(f"l{i}", params, best_of_family(params, family, core), "float")
+        Case(f"l{i}_{output}", params, best_of_family(params, form, core), output)
         for i, params in enumerate(LAYERS.values())
+        for output in OUTPUTS
     ]
     _, assembly = arm64_program.compile_cases(cases, target)
     for case in cases:
         text = arm64_program.function_text(assembly, case.name)
-        loops = arm64_program.loops_with(text, family)
-        assert loops, case.params
+        loops = arm64_program.loops_with(text, form[:3])
+        assert loops, case
         for loop in loops:
-            assert not spills(loop), f"{case.params}: {spills(loop)}"
+            assert not spills(loop), f"{case}: {spills(loop)}"
 
 
 def spills(loop: list[str]) -> list[str]:
@@ -207,3 +216,24 @@ def test_a_spill_is_noticed() -> None:
     text = ".LBB0_1:\n\tcnt\tv0.16b, v0.16b\n\tstr\tq0, [sp, #16]\n\tb.ne\t.LBB0_1\n"
     (loop,) = arm64_program.loops_with(text, "cnt")
     assert spills(loop)
+
+
+def test_a_loop_is_found_where_its_blocks_are_scattered() -> None:
+    text = """
+    f:
+        cbz x1, .L9
+    .L1:
+        str q0, [sp, #16]
+        cbnz x3, .L3
+    .L2:
+        cbnz x2, .L1
+        ret
+    .L3:
+        tbl v0.16b, { v1.16b }, v2.16b
+        b.ne .L3
+        b .L2
+    .L9:
+        ret
+    """
+    (loop,) = arm64_program.loops_with(text, "tbl")
+    assert loop == ["tbl v0.16b, { v1.16b }, v2.16b", "b.ne .L3"]
