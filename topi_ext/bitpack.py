@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from tvm import s_tir, te, tirx
 from tvm.target import Target
 from tvm.tirx import PrimFunc, Stmt
 
-from .emit import PARALLEL, SERIAL, bitcast, let, loop, mask_bits, seq, splat, vload, vstore
+from .emit import PARALLEL, SERIAL, bitcast, let, local, loop, mask_bits, seq, splat, vload, vstore
 from .epilogue import find_stage, leaf_blocks
 from .kernels import KERNEL, PARAMS, STAGE, Kernel
 from .parallel import PARALLEL_ELEMENTS
@@ -137,6 +138,10 @@ def _schedule_fused(sch: s_tir.Schedule) -> PrimFunc:
     return sch.mod["main"]
 
 
+# (at, lanes): whether the bits of `lanes` channels from `at` on are set; one condition for one.
+Conditions = Callable[[Any, int], Any]
+
+
 @dataclass(frozen=True)
 class Writer:
     """The hand-made loops: compare a vector, take its mask as a word."""
@@ -154,19 +159,41 @@ class Writer:
         rows = p.n * p.hp
         kind = PARALLEL if p.n * p.h * p.w * p.ci >= PARALLEL_ELEMENTS else SERIAL
         top = p.pads[0]
+        before: list[Stmt] = []
+        turned = self._turned(before)
 
         def row(r: Any) -> Stmt:
             stmts: list[Stmt] = []
             n, y = let("n", r // p.hp, stmts), let("y", r % p.hp, stmts)
-            inner = seq(self._row(n, y))
+            inner = seq(self._row(n, y, turned))
             if p.hp != p.h:
                 inside = tirx.all(y >= top, y < top + p.h)
                 inner = tirx.IfThenElse(inside, inner, self._border(n, y, 0, p.wp))
             return seq([*stmts, inner])
 
-        return loop(rows, row, "row", kind)
+        return seq([*before, loop(rows, row, "row", kind)])
 
-    def _row(self, n: Any, y: Any) -> list[Stmt]:
+    def _turned(self, stmts: list[Stmt]) -> tirx.Buffer | None:
+        """Words of the flips of one pixel: every pixel's words are xored with them at the end."""
+        p, flip = self.params, self.flip
+        if flip is None:
+            return None
+        cw = p.words(self.word_bits)
+        words = local("turned", (p.groups * cw,), f"uint{self.word_bits}", stmts)
+
+        def group(g: Any) -> Stmt:
+            def flips(at: Any, lanes: int) -> Any:
+                return tirx.NE(_load(flip, [g * p.cig + at], lanes), _fill(0, "uint8", lanes))
+
+            def store(value: Any, word: Any, count: int) -> Stmt:
+                return _store(words, value, [g * cw + word], count)
+
+            return seq(self._run(flips, store, p.cig))
+
+        stmts.append(loop(p.groups, group, "g"))
+        return words
+
+    def _row(self, n: Any, y: Any, turned: tirx.Buffer | None) -> list[Stmt]:
         """One row with its left and right border."""
         p = self.params
         _, left, _, right = p.pads
@@ -174,40 +201,65 @@ class Writer:
         stmts: list[Stmt] = []
         if left:
             stmts.append(self._border(n, y, 0, left))
-        if whole and not isinstance(self.threshold, tirx.Var) and self.flip is None:
+        if whole and not isinstance(self.threshold, tirx.Var) and turned is None:
             # Every channel is compared alike and no word is filled up: the row is one run.
-            stmts += self._run(n, y, 0, 0, p.w * p.ci)
+            stmts += self._pixel(n, y, 0, 0, p.w * p.ci, None)
         else:
-            size = p.cig
 
             def pixel(xx: Any) -> Stmt:
                 if whole:
-                    return seq(self._run(n, y, xx, 0, p.ci))
-                return loop(p.groups, lambda g: seq(self._run(n, y, xx, g, size)), "g")
+                    return seq(self._pixel(n, y, xx, 0, p.ci, turned))
+                one = lambda g: seq(self._pixel(n, y, xx, g, p.cig, turned))  # noqa: E731
+                return loop(p.groups, one, "g")
 
             stmts.append(loop(p.w, pixel, "x"))
         if right:
             stmts.append(self._border(n, y, left + p.w, right))
         return stmts
 
-    def _run(self, n: Any, y: Any, xx: Any, g: Any, channels: int) -> list[Stmt]:
-        """`channels` numbers from pixel `xx`, group `g` on: whole words, then a part of one."""
-        p, bits = self.params, self.word_bits
+    def _pixel(
+        self, n: Any, y: Any, xx: Any, g: Any, channels: int, turned: tirx.Buffer | None
+    ) -> list[Stmt]:
+        """`channels` numbers from pixel `xx`, group `g` on."""
+        p, threshold = self.params, self.threshold
         row, column = y - p.pads[0], xx + p.pads[1]
-        channel, word = g * p.cig, g * p.words(bits)
+        channel, first = g * p.cig, g * p.words(self.word_bits)
+        compared = compared_as(str(self.x.ty.dtype))
+
+        def signs(at: Any, lanes: int) -> Any:
+            x = _load(self.x, [n, row, xx, channel + at], lanes)
+            if str(self.x.ty.dtype) != compared:
+                x = x.astype(compared if lanes == 1 else f"{compared}x{lanes}")
+            if isinstance(threshold, tirx.Var):
+                return x >= _load(threshold, [channel + at], lanes)
+            return x >= _fill(threshold, compared, lanes)
+
+        def store(value: Any, word: Any, count: int) -> Stmt:
+            if turned is not None:
+                value = value ^ _load(turned, [first + word], count)
+            return _store(self.out, value, [n, y, column, first + word], count)
+
+        return self._run(signs, store, channels)
+
+    def _run(
+        self, conditions: Conditions, store: Callable[[Any, Any, int], Stmt], channels: int
+    ) -> list[Stmt]:
+        """The words of `channels` conditions: whole words, then a part of one.
+
+        store: (value, word, count), what to do with `count` words from `word` on.
+        """
+        bits = self.word_bits
         unit = max(bits, UNIT)  # compared at once; its mask is one or more words
         stmts: list[Stmt] = []
 
         def units(first: int, count: int, size: int) -> Stmt:
-            return loop(count, lambda i: store(i * size + first, size), "unit")
+            return loop(count, lambda i: whole(i * size + first, size), "unit")
 
-        def store(at: Any, size: int) -> Stmt:
-            mask = self._mask(n, row, xx, channel + at, size)
-            words = size // bits
-            place = [n, y, column, word + at // bits]
-            if words == 1:
-                return tirx.BufferStore(self.out, mask, place)
-            return vstore(self.out, bitcast(mask, f"uint{bits}x{words}"), place, words)
+        def whole(at: Any, size: int) -> Stmt:
+            mask, words = self._mask(conditions, at, size), size // bits
+            return store(
+                mask if words == 1 else bitcast(mask, f"uint{bits}x{words}"), at // bits, words
+            )
 
         done = 0
         while unit >= bits:
@@ -217,49 +269,25 @@ class Writer:
                 done += count * unit
             unit //= 2
         if done < channels:
-            value = self._part(n, row, xx, channel + done, channels - done)
-            stmts.append(tirx.BufferStore(self.out, value, [n, y, column, word + done // bits]))
+            stmts.append(store(self._part(conditions, done, channels - done), done // bits, 1))
         return stmts
 
-    def _mask(self, n: Any, row: Any, xx: Any, channel: Any, size: int) -> Any:
-        """The bits of `size` neighbouring channels as an unsigned integer of `size` bits."""
-        x, limit = self._compared(n, row, xx, channel, size)
-        mask = mask_bits(x >= limit, size)
-        if self.flip is not None:
-            turned = tirx.NE(vload(self.flip, [channel], size), splat(0, f"uint8x{size}"))
-            mask = mask ^ mask_bits(turned, size)
-        return mask
+    def _mask(self, conditions: Conditions, at: Any, size: int) -> Any:
+        """`size` conditions from `at` on as an unsigned integer of `size` bits."""
+        return mask_bits(conditions(at, size), size)
 
-    def _compared(self, n: Any, row: Any, xx: Any, channel: Any, size: int) -> tuple[Any, Any]:
-        """`size` neighbouring numbers and their thresholds as vectors of one float type."""
-        compared = compared_as(str(self.x.ty.dtype))
-        x = vload(self.x, [n, row, xx, channel], size)
-        if str(self.x.ty.dtype) != compared:
-            x = x.astype(f"{compared}x{size}")
-        if isinstance(self.threshold, tirx.Var):
-            return x, vload(self.threshold, [channel], size)
-        return x, tirx.Broadcast(tirx.const(self.threshold, compared), size)
-
-    def _part(self, n: Any, row: Any, xx: Any, channel: Any, channels: int) -> Any:
+    def _part(self, conditions: Conditions, first: int, channels: int) -> Any:
         """A word of fewer channels than bits: by eights, then one by one."""
-        dtype, compared = f"uint{self.word_bits}", compared_as(str(self.x.ty.dtype))
+        dtype = f"uint{self.word_bits}"
         value: Any = tirx.const(0, dtype)
         at = 0
         while channels - at >= 8:
-            part = self._mask(n, row, xx, channel + at, 8).astype(dtype)
+            part = self._mask(conditions, first + at, 8).astype(dtype)
             value = value | (part << tirx.const(at, dtype))
             at += 8
         for bit in range(at, channels):
-            c = channel + bit
-            x = tirx.BufferLoad(self.x, [n, row, xx, c]).astype(compared)
-            if isinstance(self.threshold, tirx.Var):
-                limit = tirx.BufferLoad(self.threshold, [c])
-            else:
-                limit = tirx.const(self.threshold, compared)
-            one = tirx.Select(x >= limit, tirx.const(1, dtype), tirx.const(0, dtype))
-            if self.flip is not None:
-                one = one ^ tirx.BufferLoad(self.flip, [c]).astype(dtype)
-            value = value | (one << tirx.const(bit, dtype))
+            one = tirx.const(1 << bit, dtype)
+            value = value | tirx.Select(conditions(first + bit, 1), one, tirx.const(0, dtype))
         return value
 
     def _border(self, n: Any, y: Any, first: Any, pixels: int) -> Stmt:
@@ -270,6 +298,20 @@ class Writer:
             return tirx.BufferStore(self.out, border_word(p, bits, i), [n, y, first, i])
 
         return loop(pixels * p.groups * p.words(bits), word, "i")
+
+
+def _load(buffer: tirx.Buffer, place: list[Any], lanes: int) -> Any:
+    return tirx.BufferLoad(buffer, place) if lanes == 1 else vload(buffer, place, lanes)
+
+
+def _store(buffer: tirx.Buffer, value: Any, place: list[Any], lanes: int) -> Stmt:
+    if lanes == 1:
+        return tirx.BufferStore(buffer, value, place)
+    return vstore(buffer, value, place, lanes)
+
+
+def _fill(value: float, dtype: str, lanes: int) -> Any:
+    return tirx.const(value, dtype) if lanes == 1 else splat(value, f"{dtype}x{lanes}")
 
 
 KERNELS = (

@@ -11,11 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import tirx
-
 from .. import bitpack
-from ..bitpack import PACK
-from ..emit import splat, vload
+from ..bitpack import PACK, Conditions
 from ..kernels import Kernel
 from . import neon
 
@@ -24,21 +21,11 @@ from . import neon
 class NeonWriter(bitpack.Writer):
     """The loops of `bitpack` with masks gathered by pairwise addition."""
 
-    def _mask(self, n: Any, row: Any, xx: Any, channel: Any, size: int) -> Any:
+    def _mask(self, conditions: Conditions, at: Any, size: int) -> Any:
         if size < neon.LANES or size > 4 * neon.LANES:
-            return super()._mask(n, row, xx, channel, size)
-        return neon.gather(
-            [self._bits(n, row, xx, channel + at) for at in range(0, size, neon.LANES)]
-        )
-
-    def _bits(self, n: Any, row: Any, xx: Any, channel: Any) -> Any:
-        """uint8x16: for sixteen channels, one bit each, in place within its byte."""
-        x, limit = self._compared(n, row, xx, channel, neon.LANES)
-        bits = neon.bit_of_byte(x >= limit)
-        if self.flip is None:
-            return bits
-        turned = tirx.NE(vload(self.flip, [channel], neon.LANES), splat(0, "uint8x16"))
-        return bits ^ neon.bit_of_byte(turned)
+            return super()._mask(conditions, at, size)
+        parts = range(0, size, neon.LANES)
+        return neon.gather([neon.bit_of_byte(conditions(at + i, neon.LANES)) for i in parts])
 
 
 KERNELS = (

@@ -37,12 +37,12 @@ BUDGET = {
         "7x7x512 k3": ((2.11, 3.21), (2.09, 3.17)),
     },
     "tbl4": {
-        "14x14x256 k5": ((2.54, 3.63), (2.53, 3.61)),
-        "56x56x64 k3": ((2.77, 4.12), (2.60, 3.89)),
-        "28x28x128 k3": ((2.66, 4.00), (2.58, 3.83)),
-        "14x14x256 k3": ((2.55, 3.76), (2.52, 3.70)),
-        "14x14x256 k3 s2": ((2.67, 3.87), (2.63, 3.81)),
-        "7x7x512 k3": ((2.61, 3.74), (2.59, 3.70)),
+        "14x14x256 k5": ((2.51, 3.84), (2.50, 3.82)),
+        "56x56x64 k3": ((2.78, 4.13), (2.61, 3.90)),
+        "28x28x128 k3": ((2.62, 3.92), (2.55, 3.82)),
+        "14x14x256 k3": ((2.56, 3.84), (2.52, 3.78)),
+        "14x14x256 k3 s2": ((2.64, 4.06), (2.60, 4.00)),
+        "7x7x512 k3": ((2.58, 3.99), (2.56, 3.95)),
     },
 }
 FLOOR = {"cnt": 3.0, "tbl5": 7 * 128 / 480, "tbl4": 7 * 128 / 384}
@@ -51,7 +51,7 @@ MOST_FOR_ZERO_PADDING = 1.03
 
 
 @needs_armcost
-@pytest.mark.parametrize("form", list(BUDGET))
+@pytest.mark.parametrize("form", ["cnt", "tbl5", pytest.param("tbl4", marks=pytest.mark.slow)])
 def test_counts_stay_within_the_budget(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     layers = [arg for layer in BUDGET[form] for arg in ("--layer", layer)]
     args = ["--json", "--price", "a72", "--core", CORE[form], "--family", form, *layers]

@@ -79,8 +79,10 @@ def all_cases(core: str) -> list[Case]:
     target = arm64_program.arm64_target(core)
     rows = FAMILIES[core]
     cases = []
-    for kernel in rows:
-        for i, params in enumerate(around_the_tile(kernel)):
+    for j, kernel in enumerate(rows):
+        # Where rows differ by little, half of the shapes each.
+        shapes = around_the_tile(kernel)
+        for i, params in enumerate(shapes if len(rows) == 1 else shapes[j % 2 :: 2]):
             epilogue = ("integers", "float")[i % 2]
             cases.append(Case(f"c{len(cases)}", params, kernel, epilogue))
             if i % 2:
@@ -179,9 +181,9 @@ def test_a_single_pixel_has_no_pair_to_look_up() -> None:
     assert family_of(select("bconv2d", one_pixel, target).name) == "cnt"
 
 
-OFTEN = ("cortex-a53", "cortex-a72", "cortex-a76", "cortex-a510", "cortex-x4")
-SELDOM = ("generic", "cortex-a55", "cortex-x1", "cortex-a710", "cortex-x3", "cortex-a520")
-SELDOM += ("neoverse-n1", "neoverse-v2", "apple-m4")
+OFTEN = ("cortex-a53", "cortex-a72", "cortex-a76", "cortex-a510")
+SELDOM = ("generic", "cortex-a55", "cortex-x1", "cortex-a710", "cortex-x3", "cortex-x4")
+SELDOM += ("cortex-a520", "neoverse-n1", "neoverse-v2", "apple-m4")
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_every_width_gives_the_reference(tmp_path: Path) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("limits", ("zero", "channel"))
+@pytest.mark.parametrize("limits", ("zero", "channel", "turned"))
 @pytest.mark.parametrize(
     ("dtype", "core", "lanes", "most"),
     [("float32", "cortex-a72", 4, 2.3), ("float16", "cortex-a76", 8, 1.3)],
@@ -66,7 +66,8 @@ def test_four_numbers_take_few_vector_instructions(
     (loop,) = arm64_program.loops_with(arm64_program.function_text(assembly, "pack"), "fcmge")
     numbers = lanes * sum(line.startswith("fcmge") for line in loop)
     vector = [t for t in loop if is_vector(t)]
-    assert len(vector) / (numbers / 4) <= most, vector
+    # With turned channels one exclusive or of a whole word comes on top.
+    assert len(vector) - (limits == "turned") * numbers / 64 <= most * numbers / 4, vector
 
 
 def is_vector(line: str) -> bool:
