@@ -118,23 +118,32 @@ class Epilogue:
         return structural_map(self._store, [(tirx.Var, variable), (TensorLoad, load)])
 
     def addends(self) -> list[tirx.Buffer]:
-        """The vectors over channels, the last dimension, that are added to a product."""
+        """The vectors over channels, the last dimension, that are added to a product.
+
+        None that is read by another index as well.
+        """
         channel = len(self.accumulator.ty.shape) - 1
         found: list[tirx.Buffer] = []
+        others: list[tirx.Buffer] = []
 
-        def visit(node: tirx.Add) -> None:
+        def holds(buffers: list[tirx.Buffer], source: tirx.Buffer) -> bool:
+            return any(source.same_as(known) for known in buffers)
+
+        def by_channel(node: TensorLoad) -> bool:
+            return len(node.indices) == 1 and self._dims.get(node.indices[0]) == channel
+
+        def visit_add(node: tirx.Add) -> None:
             for product, other in ((node.a, node.b), (node.b, node.a)):
-                if (
-                    isinstance(product, tirx.Mul)
-                    and isinstance(other, TensorLoad)
-                    and len(other.indices) == 1
-                    and self._dims.get(other.indices[0]) == channel
-                    and not any(other.source.same_as(known) for known in found)
-                ):
+                vector = isinstance(other, TensorLoad) and by_channel(other)
+                if vector and isinstance(product, tirx.Mul) and not holds(found, other.source):
                     found.append(other.source)
 
-        structural_walk(self._store.value, [(tirx.Add, visit)])
-        return found
+        def visit_load(node: TensorLoad) -> None:
+            if not by_channel(node):
+                others.append(node.source)
+
+        structural_walk(self._store.value, [(tirx.Add, visit_add), (TensorLoad, visit_load)])
+        return [source for source in found if not holds(others, source)]
 
     def with_body(self, body: tirx.Stmt) -> PrimFunc:
         """The function with its body replaced by hand-made loops."""

@@ -38,21 +38,31 @@ CASES = (
 
 
 def bits(
-    scale: np.ndarray, acc: np.ndarray, offset: np.ndarray, limit: np.ndarray, up: np.ndarray
+    scale: np.ndarray,
+    acc: np.ndarray,
+    offset: np.ndarray,
+    limit: np.ndarray,
+    up: np.ndarray,
+    fused: bool = False,
 ) -> np.ndarray:
-    """The float comparison as NumPy does it."""
+    """The float comparison: as NumPy does it, or behind a fused multiply-add."""
     with np.errstate(over="ignore", under="ignore"):
-        y = scale * acc.astype(np.float32) + offset
+        if fused:
+            y = threshold.affine(scale, acc.astype(np.float32), offset, fused=True)
+        else:
+            y = scale * acc.astype(np.float32) + offset
     return np.where(up, y >= limit, y <= limit)
 
 
 def agree(
     scale: np.ndarray, offset: np.ndarray, limit: np.ndarray, up: np.ndarray, taps: int
 ) -> None:
-    """Assert that the integers answer as the floats do, for every possible sum."""
-    limits, sign = threshold.integer_limits(scale, offset, limit, up, taps, fused=False)
+    """Assert that the integers answer as the floats do, for every possible sum and rounding."""
     acc = np.arange(-taps, taps + 1)[:, None]
-    np.testing.assert_array_equal(sign * acc >= limits, bits(scale, acc, offset, limit, up))
+    for fused in (False, True):
+        limits, sign = threshold.integer_limits(scale, offset, limit, up, taps, fused)
+        expected = bits(scale, acc, offset, limit, up, fused)
+        np.testing.assert_array_equal(sign * acc >= limits, expected)
 
 
 @settings(max_examples=300, deadline=None)
