@@ -36,7 +36,7 @@ from .cores import core_of
 
 CHANNELS = 8  # 16-bit counters of one register
 UNROLLED_PRODUCTS = 64  # most 128-bit products in one copy of the loop body
-COPIED_BYTES = 4096  # most for copies of an addend
+COPIED_BYTES = 2048  # most for copies of an addend: few channels, where a move per output shows
 
 
 def blocks_per_group(params: ConvParams) -> int:

@@ -51,7 +51,6 @@ _LITTLE = Core(table_bits=4, hoists=True)
 _IN_ORDER = Core(cnt_pixels=(1, 4, 5))
 
 CORES: dict[str, Core] = {
-    "generic": Core(cnt_pixels=(1, 4)),
     "cortex-a34": _IN_ORDER,
     "cortex-a35": _IN_ORDER,
     "cortex-a53": _IN_ORDER,
