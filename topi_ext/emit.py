@@ -58,6 +58,20 @@ def local(name: str, shape: tuple[int, ...], dtype: str, stmts: list[Stmt]) -> t
     return buffer
 
 
+def view(buffer: tirx.Buffer, indices: list[Any], stmts: list[Stmt]) -> tirx.Buffer:
+    """Append to `stmts` a flat buffer that begins at an element of another, and return it."""
+    extents = [int(extent) for extent in buffer.ty.shape]
+    at: Any = 0
+    for extent, index in zip(extents, indices, strict=True):
+        at = at * extent + index
+    # Bound first: TVM's elimination of common subexpressions does not look into declarations.
+    at = let("at", at, stmts)
+    rest = tirx.decl_buffer((math.prod(extents),), buffer.ty.dtype, "view")
+    first = tirx.BufferLoad(buffer, [*[0] * (len(extents) - 1), at])
+    stmts.append(tirx.DeclBuffer(rest, data=tirx.address_of(first)))
+    return rest
+
+
 def vload(buffer: tirx.Buffer, indices: list[Any], lanes: int) -> Any:
     """Load `lanes` neighbours; the last index is the first of them."""
     *outer, last = indices

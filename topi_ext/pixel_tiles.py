@@ -23,6 +23,7 @@ from .threshold import WordsEpilogue
 CHUNK = 16  # tiles of pixels that all channel blocks visit before the next ones
 
 Place = tuple[Any, Any, Any]  # n, y, x of an output pixel
+RowOf = Callable[[Any, Any, list[Stmt]], Callable[[Any], Stmt]]
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class PixelTiles(ABC):
     def tile(self, at: list[Place], group: Any, block: Any, channels: int) -> Stmt:
         """The pixels `at` x the first `channels` channels of block `block` of a group."""
 
-    def taps(self, words: int, step: Callable[[Any, Any, Any], Stmt], copies: int = 1) -> Stmt:
-        """The reduction: `step(ky, kx, k)` for every word k of `words` of every tap.
+    def taps(self, words: int, row_of: RowOf, copies: int = 1) -> Stmt:
+        """The reduction: for every row of taps `row_of(ky, kx, stmts)`, which may append to the
+        statements before the row and gives what is done for word k of `words` of every tap.
 
         Where neighbouring pixels are neighbours in memory, kx is 0 and k counts the words of a
         whole row of taps. copies: most steps in one copy of a loop body.
@@ -75,12 +77,12 @@ class PixelTiles(ABC):
         count = p.kw * words if whole_row else words
         each = divisor(count, max(1, copies))
 
-        def some(ky: Any, kx: Any, k: Any) -> Stmt:
-            return seq(step(ky, kx, k * each + i) for i in range(each))
-
         def row(ky: Any) -> Stmt:
             def tap(kx: Any) -> Stmt:
-                return loop(count // each, lambda k: some(ky, kx, k), "k")
+                stmts: list[Stmt] = []
+                step = row_of(ky, kx, stmts)
+                some = lambda k: seq(step(k * each + i) for i in range(each))  # noqa: E731
+                return seq([*stmts, loop(count // each, some, "k")])
 
             return tap(0) if whole_row else loop(p.kw, tap, "kx")
 

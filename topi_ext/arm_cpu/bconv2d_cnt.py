@@ -23,7 +23,7 @@ from tvm import s_tir, te, tirx
 from tvm.target import Target
 from tvm.tirx import PrimFunc, Stmt
 
-from ..emit import bitcast, channel_loops, let, local, loop, seq, splat, vload, vstore
+from ..emit import bitcast, channel_loops, let, local, loop, seq, splat, view, vload, vstore
 from ..epilogue import Epilogue, extract_epilogue, find_stage, holds_stage
 from ..kernels import PARAMS, Kernel
 from ..params import ConvParams
@@ -191,26 +191,35 @@ class _Writer(PixelTiles):
         """sums[pixel, channel] += popcount(a ^ w) over all taps and words."""
         p, word = self.params, self.word
         lanes, cw = 128 // word, p.words(word)
-        base = group * self.blocks + block
+        stmts: list[Stmt] = []
+        # A pointer for each pixel, a distance for all: of indices LLVM would make vectors.
+        panel = view(self.weights, [group * self.blocks + block, 0, 0, 0], stmts)
+        pixels = [
+            view(self.data, [n, y * p.stride[0], x * p.stride[1], group * cw * lanes], stmts)
+            for n, y, x in at
+        ]
 
-        def step(ky: Any, kx: Any, k: Any) -> Stmt:
-            body: list[Stmt] = []
-            place = [base, ky, kx * cw + k]
-            weights = [
-                let("w", bitcast(vload(self.weights, [*place, v], lanes), "uint8x16"), body)
-                for v in range(0, CHANNELS, lanes)
-            ]
-            for i, (n, y, x) in enumerate(at):
-                row = y * p.stride[0] + ky * p.dilation[0]
-                column = x * p.stride[1] + kx * p.dilation[1]
-                a = vload(self.data, [n, row, column, (group * cw + k) * lanes], lanes)
-                a = let("a", bitcast(a, "uint8x16"), body)
-                total = vload(sums, [i * CHANNELS], CHANNELS) + _count_bits(a, weights)
-                body.append(vstore(sums, total, [i * CHANNELS], CHANNELS))
-            return seq(body)
+        def row_of(ky: Any, kx: Any, before: list[Stmt]) -> Callable[[Any], Stmt]:
+            tap = ky * p.dilation[0] * p.wp + kx * p.dilation[1]
+            first = view(panel, [(ky * p.kw + kx) * cw * CHANNELS], before)
+            rows = [view(pixel, [tap * p.groups * cw * lanes], before) for pixel in pixels]
+
+            def step(k: Any) -> Stmt:
+                body: list[Stmt] = []
+                weights = [
+                    let("w", bitcast(vload(first, [k * CHANNELS + v], lanes), "uint8x16"), body)
+                    for v in range(0, CHANNELS, lanes)
+                ]
+                for i, row in enumerate(rows):
+                    a = let("a", bitcast(vload(row, [k * lanes], lanes), "uint8x16"), body)
+                    total = vload(sums, [i * CHANNELS], CHANNELS) + _count_bits(a, weights)
+                    body.append(vstore(sums, total, [i * CHANNELS], CHANNELS))
+                return seq(body)
+
+            return step
 
         products = len(at) * word // 16
-        return self.taps(cw, step, copies=UNROLLED_PRODUCTS // products)
+        return seq([*stmts, self.taps(cw, row_of, copies=UNROLLED_PRODUCTS // products)])
 
 
 def _count_bits(a: Any, weights: list[Any]) -> Any:
