@@ -1,15 +1,16 @@
 """Binary convolutions for arm64: exact instruction counts and modelled cycles per layer.
 
-    python -m benchmarks.arm64 [--core cortex-a72] [--json]
+    python -m benchmarks.arm64 [--core cortex-a76] [--json]
     python -m benchmarks.arm64 --models
     python -m benchmarks.arm64 --float-layers [--json]
 
-builds each layer for a core, runs it under qemu-aarch64 with the counting tool armcost, checks the
-result against `topi_ext.reference`, and prints vector instructions, all instructions and modelled
-cycles per 128 binary multiply-accumulates, counted from packed bits to the layer's output: floats
-(scale and offset per channel), and packed bits of their comparison with a threshold per channel.
-What zero padding costs more than padding with -1 stands beside them. Instruction counts are exact;
-cycles are llvm-mca's models of the cores, no measurement: no Arm hardware is involved.
+builds each layer for a core (by default one that takes the kernel), runs it under qemu-aarch64 with
+the counting tool armcost, checks the result against `topi_ext.reference`, and prints vector
+instructions, all instructions and modelled cycles per 128 binary multiply-accumulates, counted from
+packed bits to the layer's output: floats (scale and offset per channel), and packed bits of their
+comparison with a threshold per channel. What zero padding costs more than padding with -1 stands
+beside them. Instruction counts are exact; cycles are llvm-mca's models of the cores, no
+measurement: no Arm hardware is involved.
 
 The figures of dabnn and of Larq Compute Engine beside them come from their own kernels, counted by
 the same tool (vector instructions; LCE without its im2col and packing).
@@ -92,6 +93,9 @@ PEERS_CYCLES = {
 MODELS = ("a53", "a55", "a72", "a76", "a710", "x1", "x3", "x4")
 CORES = ("cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76", "cortex-a510", "cortex-a710")
 CORES += ("cortex-x1", "cortex-x3", "cortex-x4", "neoverse-n1")
+
+# A core that takes the family.
+TAKES = {"cnt": "cortex-a72", "tbl": "cortex-a76", "tbl5": "cortex-a76", "tbl4": "cortex-a510"}
 
 _DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "arm64.md"
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "tools" / "armcost" / "armcost.py"
@@ -254,7 +258,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for title in ("vector", "dabnn", "LCE", "all", "zero padding\nvector, all"):
         table.add_column(title, justify="right")
     for model in models:
-        table.add_column(f"{model} modelled\nours (dabnn/LCE)", justify="right")
+        table.add_column(f"{model} modelled\n(dabnn/LCE)", justify="right")
     table.add_column("result")
     names = list(LAYERS)
     for row in rows:
@@ -273,10 +277,11 @@ def print_table(rows: list[dict[str, Any]]) -> None:
                 cell += f" ({peers[0]:.2f}/{peers[1]:.2f})"
             cells.append(cell)
         table.add_row(*cells, "exact" if row["correct"] else "WRONG")
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 220)
     console.print(table)
     console.print(
-        f"Code for {rows[0]['core']}, run under qemu-aarch64. Cycles are modelled, not measured. "
+        f"Code for {', '.join(dict.fromkeys(row['core'] for row in rows))}, run under "
+        "qemu-aarch64. Cycles are modelled, not measured. "
         "In-order cores (a53, a55) are priced too high by the model."
     )
 
@@ -285,8 +290,8 @@ def main(argv: list[str] | None = None) -> int:
     """Command line. Returns 0, 1 if a result is wrong, 4 if a tool is missing."""
     known = {**LAYERS, **DENSE}
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--core", default="cortex-a72", help="core as LLVM names it")
-    parser.add_argument("--price", default="a72,a76,x1", help=f"models: of {','.join(MODELS)}")
+    parser.add_argument("--core", help="core as LLVM names it (default: one that takes the family)")
+    parser.add_argument("--price", default="a72,a76,a710,x1,x3,x4", help=f"of {','.join(MODELS)}")
     parser.add_argument("--models", action="store_true", help="whole networks, into --document")
     parser.add_argument("--float-layers", action="store_true", help="float32 beside --float16")
     parser.add_argument("--document", type=Path, default=_DOCUMENT, help="what --models writes")
@@ -312,7 +317,8 @@ def main(argv: list[str] | None = None) -> int:
     layers = {name: known[name] for name in args.layer or LAYERS}
     rows: list[dict[str, Any]] = []
     for family in args.family or families():
-        rows += measure(layers, args.core, family, args.armcost, args.price.split(","))
+        core = args.core or TAKES.get(family, CORES[0])
+        rows += measure(layers, core, family, args.armcost, args.price.split(","))
     if args.json:
         print(json.dumps({"rows": rows}))
     else:
