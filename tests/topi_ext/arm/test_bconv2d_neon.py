@@ -92,7 +92,10 @@ def all_cases(core: str) -> list[Case]:
             best = max(rows, key=lambda k: k.rank_for(params, target))
             cases.append(Case(f"c{len(cases)}", params, best))
             cases += words(best, params, WORDS[i % 3 :], len(cases))
-    return cases
+    # So many pixels that every one of a tile gets its own copy of the offsets.
+    many = ConvParams.parse("1x8x9x64-k3x3x20-s1x1-d1x1-p1,1,1,1-g1-v0")
+    best = max(rows, key=lambda k: k.rank_for(many, target))
+    return [*cases, Case(f"c{len(cases)}", many, best, "float")]
 
 
 def words(kernel: Kernel, params: ConvParams, sizes: Sequence[int], number: int) -> list[Case]:

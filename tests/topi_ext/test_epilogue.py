@@ -1,0 +1,50 @@
+"""What an epilogue says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tvm import te, tirx
+
+from topi_ext.epilogue import extract_epilogue
+from topi_ext.kernels import STAGE
+
+SIZE = 4  # of every axis, so that vectors could be read along any
+
+
+def vectors_added(expression: Callable[..., Any]) -> list[str]:
+    """The addends of `expression(m, scale, offset, x, c)`; m: the accumulator's value."""
+    data = te.placeholder((1, SIZE, SIZE, SIZE), "float32", "data")
+    scale, offset = (te.placeholder((SIZE,), "float32", name) for name in ("scale", "offset"))
+    k = te.reduce_axis((0, SIZE), "k")
+    acc = te.compute(
+        (1, SIZE, SIZE, SIZE),
+        lambda n, y, x, c: te.sum(data[n, y, x, k], axis=k),
+        name="acc",
+        attrs={STAGE: "acc"},
+    )
+    out = te.compute(
+        acc.shape, lambda n, y, x, c: expression(acc[n, y, x, c], scale, offset, x, c), name="out"
+    )
+    epilogue = extract_epilogue(te.create_prim_func([data, scale, offset, out]))
+    assert epilogue is not None
+    return [buffer.name for buffer in epilogue.addends()]
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        (lambda m, s, o, x, c: m * s[c] + o[c], ["offset"]),
+        (lambda m, s, o, x, c: o[c] + m * s[c], ["offset"]),
+        (lambda m, s, o, x, c: tirx.max(m * s[c] + o[c], 0.0), ["offset"]),
+        (lambda m, s, o, x, c: m + o[c], []),
+        (lambda m, s, o, x, c: m * s[c] + o[x], []),
+        (lambda m, s, o, x, c: (m * s[c] + o[c]) * o[x], []),
+    ],
+)
+def test_addends_are_vectors_over_channels_behind_a_product(
+    expression: Callable[..., Any], expected: list[str]
+) -> None:
+    assert vectors_added(expression) == expected
