@@ -28,14 +28,14 @@ def kernel_annotations(func: PrimFunc) -> dict[str, Any] | None:
 def narrow_indices(func: PrimFunc) -> PrimFunc:
     """Index with 32 bits, as te functions do: Relax shapes are 64-bit, and kernels mix with them.
 
-    A function that holds 64-bit integers as data, or a buffer that 32 bits cannot index, is left
-    alone.
+    A function that holds int64 as data (packed words are unsigned), or a buffer that 32 bits cannot
+    index, is left alone.
     """
     for parameter in func.params:
         elements = 1
         for extent in parameter.ty.shape:
             elements *= int(extent)
-        if str(parameter.ty.dtype) in ("int64", "uint64") or elements >= 2**31:
+        if str(parameter.ty.dtype) == "int64" or elements >= 2**31:
             return func
     module = IRModule({"main": func.with_attr("global_symbol", "main")})
     narrowed = tirx.transform.ForceNarrowIndexToInt32()(module)["main"]

@@ -119,8 +119,9 @@ class _Nest:
             analyzer.bind(var, Range(0, extent))
         # `last` is an expression of loop variables that only `channel_loops` knows the ranges of:
         # choices are decided for a variable that takes all values of the segment.
-        any_of_segment = tirx.Var("any", "int32")
-        analyzer.bind(any_of_segment, Range(begin, end))
+        dtype = str(self.axes[-1].var.ty.dtype)
+        any_of_segment = tirx.Var("any", dtype)
+        analyzer.bind(any_of_segment, Range(tirx.const(begin, dtype), tirx.const(end, dtype)))
         known = self._at([*index, any_of_segment])
 
         def choose(call: Call) -> Any:
@@ -134,10 +135,11 @@ class _Nest:
 
     def _at(self, index: list[Any]) -> Callable[[tirx.Var], Any]:
         """What puts `index` in the place of the axes' variables."""
-        values = {
-            axis.var: tirx.const(value, "int32") if isinstance(value, int) else value
-            for axis, value in zip(self.axes, index, strict=True)
-        }
+        values = {}
+        for axis, value in zip(self.axes, index, strict=True):
+            dtype = axis.var.ty.dtype  # 64 bits in functions that hold such integers as data
+            number = isinstance(value, int)
+            values[axis.var] = tirx.const(value, dtype) if number else value.astype(dtype)
         return lambda var: values.get(var, var)
 
 

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from tvm import te, tirx, topi
 
 from tests.topi_ext import float_case
+from tests.topi_ext.binary_case import call
 from topi_ext import conv2d, reference, softmax
 from topi_ext.params import ConvParams
 from topi_ext.pool import avg_pool2d_nhwc, max_pool2d_nhwc, pooled_size
@@ -164,6 +165,18 @@ def test_padding_and_transposed_padding(c: int) -> None:
     nchw = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
     moved = _run(lambda t: conv2d.pad_nhwc(topi.transpose(t, [0, 2, 3, 1]), params, 0.5), nchw)
     np.testing.assert_array_equal(moved, expected)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_padding_of_64_bit_integers(dtype: str) -> None:
+    params = ConvParams(2, 6, 5, 37, 8, 3, 3, pads=(2, 0, 1, 3))
+    x = np.random.default_rng(5).integers(0, 2**62, (2, 6, 5, 37)).astype(dtype)
+    source = te.placeholder(x.shape, dtype, "x")
+    func = te.create_prim_func(
+        [source, conv2d.pad_nhwc(source, params)], index_dtype_override="int64"
+    )
+    expected = reference.pad_nhwc(x, params, 0)
+    np.testing.assert_array_equal(call(func, [x], np.ones_like(expected)), expected)
 
 
 def test_large_padding_runs_in_parallel_and_is_exact() -> None:
