@@ -10,10 +10,10 @@ eor/cnt/add 3.00, so what decides is what a two-register TBL costs on the core:
 - On Cortex-A57, A72, A73 and A75 it cracks into several micro-operations (2.5 cycles each); on A53
   and A55 it has a latency of four to six cycles in order, which no register pressure of this kernel
   can hide. eor/cnt/add wins.
-- On Cortex-A510 and A520 a two-register TBL takes 2.5 cycles, but a one-register TBL two pipes, as
-  an eor does, while uadalp has one (their optimisation guides; LLVM's model of A510, which prices
-  two registers too low): 4-bit look-ups, 2.33 vector instructions per 128 MACs. Modelled 2.5 to
-  2.7 cycles per 128 MACs on the benchmark layers against 2.7 to 2.9 of eor/cnt/add.
+- On Cortex-A510 and A520 a two-register TBL takes 2.5 cycles (A520's optimisation guide; LLVM's
+  model of A510 prices it too low), but in that model a one-register TBL has both vector pipes, as
+  an eor does, while uadalp has one. So 4-bit look-ups, 2.33 vector instructions per 128 MACs:
+  modelled 2.5 to 2.7 cycles per 128 MACs on the benchmark layers against 2.7 to 2.9 of eor/cnt/add.
 - On Cortex-X1 and Neoverse V1 it takes two micro-operations on two of the four vector pipes: TBL
   loses by the model (about 1.0 cycles per 128 MACs), so eor/cnt/add until someone measures it.
 - A core that the table does not name, "generic" too, gets eor/cnt/add: nowhere bad.
