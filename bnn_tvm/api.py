@@ -91,6 +91,7 @@ class Compiled:
             "warnings": list(self.warnings),
             "triple": self.spec.triple,
             "mcpu": self.spec.mcpu,
+            "families": [family.name for family in self.artifact.metadata.families],
         }
 
 
@@ -226,19 +227,22 @@ def _tensor_infos(graph: onnx.ModelProto) -> tuple[tuple[TensorInfo, ...], tuple
     return inputs, tuple(info(value) for value in graph.graph.output)
 
 
-def load(path: str | Path, *, threads: int = 1, self_test: bool = False) -> Model:
+def load(
+    path: str | Path, *, threads: int = 1, self_test: bool = False, kernels: str | None = None
+) -> Model:
     """Load a compiled model, .so or .dab, on this machine; both files are checked.
 
-    threads: how many a run uses. self_test: run the stored test vector.
+    threads: how many a run uses. self_test: run the stored test vector. kernels: the family of
+    kernels to run, where the model has several ("cnt" or "tbl"); None lets the device choose.
 
     Raises
     ------
     FileError: a file is missing, damaged, or does not belong to the other. DeviceError: this
-    machine cannot run it.
+    machine cannot run it. UsageError: the model has no such family of kernels.
     """
     from bnn_tvm import runtime
 
-    return runtime.load(Path(path), threads=threads, self_test=self_test)
+    return runtime.load(Path(path), threads=threads, self_test=self_test, kernels=kernels)
 
 
 def verify(
@@ -248,12 +252,14 @@ def verify(
     inputs: Mapping[str, np.ndarray] | Sequence[str] = (),
     samples: int = 2,
     seed: int = 0,
+    kernels: str | None = None,
     progress: Progress = _silent,
 ) -> VerifyReport:
     """Compile `model`, run it, and compare with onnxruntime, end to end and layer by layer.
 
     inputs: arrays by name, or `--input` texts (files); one or more samples along the first axis.
-    samples: how many random inputs to try besides, made with `seed`.
+    samples: how many random inputs to try besides, made with `seed`. kernels: the family of kernels
+    to compare, where the model has several; None compares every one.
 
     Raises
     ------
@@ -261,6 +267,7 @@ def verify(
     """
     from bnn_tvm.arrays import read_inputs
     from bnn_tvm.devices import device_for
+    from bnn_tvm.runtime.families import check_family
     from bnn_tvm.verification import verify as verify_recognised
     from bnn_tvm.verification.reference import random_inputs
     from bnn_tvm.verification.samples import split
@@ -279,9 +286,18 @@ def verify(
     device = device_for(spec.triple)
     with contextlib.ExitStack() as stack:
 
-        def build(graph: onnx.ModelProto) -> Loaded:
-            loaded = device.load(_build(prepared, recognition, graph, options, spec, progress))
-            stack.callback(loaded.close)
+        def build(graph: onnx.ModelProto) -> dict[str, Loaded]:
+            artifact = _build(prepared, recognition, graph, options, spec, progress)
+            if graph is recognition.model and kernels is not None:
+                check_family(artifact.metadata, kernels)
+            families = [family.name for family in artifact.metadata.families]
+            loaded = {
+                name: device.load(artifact, kernels=name or None)
+                for name in families or [""]
+                if kernels in (None, name) or not families
+            }
+            for one in loaded.values():
+                stack.callback(one.close)
             return loaded
 
         return verify_recognised(
@@ -290,19 +306,26 @@ def verify(
 
 
 def bench(
-    path: str | Path, *, threads: int = 1, repeat: int = 50, profile: bool = False
+    path: str | Path,
+    *,
+    threads: int = 1,
+    repeat: int = 50,
+    profile: bool = False,
+    kernels: str | None = None,
 ) -> BenchReport:
     """Measure a compiled model on this machine, with random inputs.
 
     With `profile` the report has every kernel call's median time over the same number of runs.
+    `kernels` as in `load`.
     """
     from bnn_tvm.export.test_vector import make_inputs
     from bnn_tvm.measure import BenchReport, latency
 
-    model = load(path, threads=threads)
+    model = load(path, threads=threads, kernels=kernels)
     inputs = make_inputs(model.inputs, seed=0)
     layers = model.profile(inputs, repeat) if profile else ()
-    return BenchReport(model.metadata.target, threads, latency(model, inputs, repeat), layers)
+    times = latency(model, inputs, repeat)
+    return BenchReport(model.metadata.target, threads, times, layers, model.kernels)
 
 
 def inspect(path: str | Path, options: CompileOptions | None = None) -> Inspection:

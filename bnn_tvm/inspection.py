@@ -92,11 +92,14 @@ def of_metadata(metadata: Metadata) -> Inspection:
         "so_sha256": metadata.so_sha256,
         "tuning_records": list(metadata.tuning_records),
         "self_test": metadata.test_vector is not None,
+        "families": [asdict(family) for family in metadata.families],
+        "family_rule": metadata.family_rule or None,
     }
     layers = []
     for layer in metadata.layers:
         row = asdict(layer)
-        row["input_shape"], row["output_shape"] = list(layer.input_shape), list(layer.output_shape)
+        for name in ("input_shape", "output_shape", "families"):
+            row[name] = list(row[name])
         layers.append(row)
     return Inspection(
         "compiled",

@@ -15,18 +15,23 @@ WARM_UP = 5
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Latency over the timed runs, milliseconds; `layers` in execution order."""
+    """Latency over the timed runs, milliseconds; `layers` in execution order.
+
+    kernels: the family that ran, empty where the model has one set of kernels.
+    """
 
     target: str
     threads: int
     latency_ms: dict[str, float]
     layers: tuple[LayerTime, ...] = ()
+    kernels: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
         return {
             "target": self.target,
             "threads": self.threads,
+            "kernels": self.kernels or None,
             "latency_ms": self.latency_ms,
             "layers": [
                 {

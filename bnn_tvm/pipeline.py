@@ -35,29 +35,51 @@ def graph_passes() -> tuple[Callable[[ir.Model], bool], ...]:
 
 
 @dataclass(frozen=True)
-class Lowered:
-    """Scheduled kernels and the fused `main` that calls them, to be read in one of two ways."""
+class Variant:
+    """The fused `main` with the kernels of one family, and the symbols of what it calls.
+
+    `origins`: the (layer, kind) of each binding.
+    """
 
     fused: Fused
-    scheduled: IRModule
     symbols: dict[str, str]
     origins: dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """Scheduled kernels and the fused `main` that calls them, to be read in one of two ways.
+
+    `variants`: by family of kernels; one of an empty name where there is no choice.
+    """
+
+    variants: dict[str, Variant]
+    scheduled: IRModule
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
     def program(self) -> Program:
-        """As calls in order, for the C driver."""
+        """As calls in order, for the C driver; those that all variants make are made once."""
+        from bnn_tvm.lower.choice import choice_by_core
         from bnn_tvm.lower.extract import extract
+        from bnn_tvm.lower.merge import merge
 
-        return extract(
-            self.fused, self.scheduled, self.symbols, self.origins, self.inputs, self.outputs
-        )
+        programs = {
+            family: extract(
+                v.fused, self.scheduled, v.symbols, v.origins, self.inputs, self.outputs
+            )
+            for family, v in self.variants.items()
+        }
+        if len(programs) == 1:
+            return next(iter(programs.values()))
+        return merge(programs, choice_by_core())
 
     def vm_module(self) -> IRModule:
-        """As a Relax module, for TVM's virtual machine."""
+        """As a Relax module, for TVM's virtual machine: with the first family's kernels."""
         from bnn_tvm.lower.relax_vm import with_kernels
 
-        return with_kernels(self.fused, self.scheduled, self.symbols)
+        variant = next(iter(self.variants.values()))
+        return with_kernels(variant.fused, self.scheduled, variant.symbols)
 
 
 def simplify(model: onnx.ModelProto) -> ir.Model:
@@ -112,7 +134,9 @@ def lower(
 ) -> Lowered:
     """Lower a rewritten model (operators of ONNX and of domain bnn_tvm) for a target.
 
-    `progress` is told the name of each phase as it begins. With `dump`, the module after each
+    Where the target leaves the choice between families of kernels to the device, the kernels are
+    chosen, fused and scheduled once for each of them; functions that are the same are scheduled
+    once. `progress` is told the name of each phase as it begins. With `dump`, the module after each
     phase is written into that folder. Functions whose object code is in `cache` stay unscheduled.
     halves: names of the nodes that compute in half precision where that is sound.
 
@@ -122,7 +146,7 @@ def lower(
     """
     from bnn_tvm.importer import import_graph
     from bnn_tvm.lower.fuse import fuse
-    from bnn_tvm.lower.schedule import schedule_module
+    from bnn_tvm.lower.schedule import Scheduled, schedule_module
     from bnn_tvm.passes.float16 import use_float16
 
     tell = progress or (lambda phase: None)
@@ -134,23 +158,27 @@ def lower(
         use_float16(graph, halves)
     _dump(dump, "1-simplified.onnx.txt", lambda: str(graph))
 
-    tell("import")
-    imported = import_graph(graph, target)
-    _dump(dump, "2-imported.py", imported.module.script)
+    variants = {}
+    scheduled = Scheduled()
+    for family in spec.families or ("",):
+        label = f"-{family}" if family else ""
+        tell("import")
+        imported = import_graph(graph, spec.selection_target(family or None))
+        _dump(dump, f"2-imported{label}.py", imported.module.script)
 
-    tell("fuse")
-    fused = fuse(imported, target)
-    _dump(dump, "3-fused.py", fused.module.script)
+        tell("fuse")
+        fused = fuse(imported, target)
+        _dump(dump, f"3-fused{label}.py", fused.module.script)
 
-    tell("schedule")
-    scheduled, symbols = schedule_module(fused.module, target, cache=cache)
-    _dump(dump, "4-scheduled.py", scheduled.script)
+        tell("schedule")
+        symbols = schedule_module(fused.module, target, scheduled, cache=cache)
+        variants[family] = Variant(fused, symbols, imported.origins)
+    module = scheduled.module()
+    _dump(dump, "4-scheduled.py", module.script)
 
     return Lowered(
-        fused,
-        scheduled,
-        symbols,
-        imported.origins,
+        variants,
+        module,
         tuple(str(value.name) for value in graph.graph.inputs),
         tuple(str(value.name) for value in graph.graph.outputs),
     )

@@ -96,6 +96,8 @@ class TargetSpec:
 
     `mattr` lists every instruction-set feature that generated code may use ("+avx2"), and those
     it must not although the core's name promises them ("-pku", masked by a hypervisor).
+    `families` are the families of binary kernels among which the device chooses when it loads the
+    model; none where the core is known now.
     """
 
     name: str
@@ -106,6 +108,7 @@ class TargetSpec:
     isa: Isa
     num_cores: int
     is_host: bool
+    families: tuple[str, ...] = ()
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -115,6 +118,16 @@ class TargetSpec:
     def tvm_target(self) -> Target:
         """The TVM target: llvm with triple, core, features and number of cores."""
         return _tvm_target(self.triple, self.mcpu, self.mattr, self.num_cores)
+
+    def selection_target(self, family: str | None) -> Target:
+        """The target by which kernels are chosen, of one of `families` or of what the core takes.
+
+        Raises ValueError if there is no such family.
+        """
+        from topi_ext.arm_cpu.cores import with_family
+
+        target = self.tvm_target()
+        return target if family is None else with_family(target, family)
 
 
 def is_android(triple: str) -> bool:
@@ -154,16 +167,29 @@ def resolve(options: CompileOptions) -> TargetSpec:
         _check_half_precision(preset.triple, mcpu, mattr)
     from topi_ext.isa import isa_of
 
+    isa = isa_of(_tvm_target(preset.triple, mcpu, mattr, preset.num_cores))
     return TargetSpec(
         name=preset.name,
         triple=preset.triple,
         zig_target=preset.zig_target,
         mcpu=mcpu,
         mattr=mattr,
-        isa=isa_of(_tvm_target(preset.triple, mcpu, mattr, preset.num_cores)),
+        isa=isa,
         num_cores=preset.num_cores,
         is_host=options.target == HOST,
+        families=_families(options, mcpu, isa),
     )
+
+
+def _families(options: CompileOptions, mcpu: str, isa: Isa) -> tuple[str, ...]:
+    """All, where the core is not known before the device loads the model.
+
+    TVM's virtual machine has nobody to choose: one family there.
+    """
+    from topi_ext.arm_cpu.cores import FAMILIES
+
+    known = options.mcpu is not None or mcpu != "generic"
+    return () if known or isa != "neon" or options.runtime != "c" else FAMILIES
 
 
 def _tvm_target(triple: str, mcpu: str, mattr: tuple[str, ...], num_cores: int) -> Target:

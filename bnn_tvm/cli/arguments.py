@@ -25,6 +25,15 @@ def output_flags(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(function)
 
 
+def kernels_flag(default: str) -> Callable[[F], F]:
+    """`--kernels`, of the commands that run a model; `default` says what happens without it."""
+    return click.option(
+        "--kernels",
+        metavar="FAMILY",
+        help=f"Which kernels to run, of a model that has several families (default: {default}).",
+    )
+
+
 def compile_flags(function: F) -> F:
     """Every field of `CompileOptions` as a flag, in the order of the fields."""
     for field in reversed(dataclasses.fields(CompileOptions)):

@@ -25,6 +25,10 @@ class Loaded(Protocol):
     emulated: bool
     place: str
 
+    @property
+    def kernels(self) -> str:
+        """The family of kernels that it runs; empty where there was nothing to choose."""
+
     def run(self, inputs: Any) -> dict[str, np.ndarray]:
         """Outputs by name; `inputs` as `bnn_tvm.runtime.Model.run` takes them.
 
@@ -47,8 +51,11 @@ class Device(Protocol):
     name: str
     emulated: bool
 
-    def load(self, model: Source, threads: int = 1) -> Loaded:
-        """Make `model` ready to run. Raises `DeviceError` or `FileError`."""
+    def load(self, model: Source, threads: int = 1, kernels: str | None = None) -> Loaded:
+        """Make `model` ready to run, with the family `kernels` or with one that it chooses.
+
+        Raises `DeviceError` or `FileError`; `UsageError` if the model has no such family.
+        """
 
 
 def run_npz(

@@ -1,11 +1,16 @@
 /* Runs a compiled model on raw arrays, on a device or under an emulator.
  *
- *   bnn-run MODEL.so run THREADS COUNT INPUTS OUTPUTS
+ *   bnn-run MODEL.so run THREADS KERNELS COUNT INPUTS OUTPUTS
  *       COUNT samples one after the other in a file, of each the arrays one after the other
- *   bnn-run MODEL.so test THREADS
+ *   bnn-run MODEL.so test THREADS KERNELS
  *       the embedded test vector; prints the error
+ *   bnn-run MODEL.so kernels THREADS KERNELS
+ *       prints which family of kernels runs
+ *
+ * KERNELS names a family; "" leaves the choice to the model.
  *
  * With -DBNN_RUN_STATIC the model is linked in and MODEL.so is ignored. */
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,22 +84,31 @@ static int run(const bnn_api *api, bnn_context *context, long count, const char 
 }
 
 int main(int argc, char **argv) {
-  int testing = argc == 4 && !strcmp(argv[2], "test");
-  if (!testing && !(argc == 7 && !strcmp(argv[2], "run")))
-    return fail("usage", "bnn-run MODEL.so run THREADS COUNT INPUTS OUTPUTS | test THREADS");
+  const char *task = argc > 2 ? argv[2] : "";
+  int running = argc == 8 && !strcmp(task, "run");
+  int testing = argc == 5 && !strcmp(task, "test");
+  if (!running && !testing && !(argc == 5 && !strcmp(task, "kernels")))
+    return fail("usage",
+                "bnn-run MODEL.so run THREADS KERNELS COUNT INPUTS OUTPUTS | test THREADS KERNELS | "
+                "kernels THREADS KERNELS");
   const bnn_api *api = open_model(argv[1]);
   bnn_context *context = NULL;
   if (api == NULL) return 1;
-  bnn_status status = api->create(atoi(argv[3]), &context);
+  /* Models of older versions have no families, and end their table before them. */
+  int choosing = api->size > offsetof(bnn_api, layer_runs);
+  bnn_status status = choosing ? api->create_with(atoi(argv[3]), argv[4], &context)
+                               : api->create(atoi(argv[3]), &context);
   if (status != BNN_OK) return fail("no context", api->status_text(status));
   int result = 0;
-  if (testing) {
+  if (running) {
+    result = run(api, context, atol(argv[5]), argv[6], argv[7]);
+  } else if (testing) {
     double error = 0;
     if (api->self_test(context, &error) != BNN_OK)
       result = fail("self-test", api->error_message(context));
     printf("%.9g\n", error);
   } else {
-    result = run(api, context, atol(argv[4]), argv[5], argv[6]);
+    puts(choosing ? api->family(context) : "");
   }
   api->destroy(context);
   return result;

@@ -16,10 +16,10 @@ class LocalDevice:
     name = "local"
     emulated = False
 
-    def load(self, model: Source, threads: int = 1) -> Loaded:
+    def load(self, model: Source, threads: int = 1, kernels: str | None = None) -> Loaded:
         """See `Device.load`."""
         if not isinstance(model, Artifact):
-            return load(model, threads)
+            return load(model, threads, kernels=kernels)
         with tempfile.TemporaryDirectory(prefix="bnn_tvm-") as folder:
             # Once it is mapped, the library needs its file no more.
-            return load(model.save(Path(folder) / "model")[0], threads)
+            return load(model.save(Path(folder) / "model")[0], threads, kernels=kernels)

@@ -29,6 +29,7 @@ from bnn_tvm.export.artifact import Artifact
 from bnn_tvm.export.metadata import Metadata, TensorInfo
 from bnn_tvm.runtime.arrays import check_inputs
 from bnn_tvm.runtime.elf import ElfHeader, read_header
+from bnn_tvm.runtime.families import check_family
 from bnn_tvm.runtime.files import open_files
 from bnn_tvm.targets import is_android
 
@@ -100,14 +101,20 @@ def find_sysroot(machine: str) -> Path | None:
 class QemuDevice:
     """Runs models for `machine` under qemu-user.
 
-    `static` forces the static executable even where a C library is installed. Raises
+    `static` forces the static executable even where a C library is installed. `cpu` is qemu's
+    name of the core to emulate; its default knows every instruction that qemu does. Raises
     `DeviceError` if there is no qemu for the machine.
     """
 
     emulated = True
 
     def __init__(
-        self, machine: str, *, static: bool = False, timeout_s: float = RUN_TIMEOUT_S
+        self,
+        machine: str,
+        *,
+        static: bool = False,
+        timeout_s: float = RUN_TIMEOUT_S,
+        cpu: str = "max",
     ) -> None:
         qemu = find_qemu(machine)
         if qemu is None:
@@ -120,13 +127,14 @@ class QemuDevice:
             )
         self.name = f"qemu ({machine})"
         self.machine = machine
+        self.cpu = cpu
         self.qemu = qemu
         self.sysroot = None if static else find_sysroot(machine)
         self.timeout_s = timeout_s
         self._folder = tempfile.TemporaryDirectory(prefix="bnn_tvm-qemu-")
         self._runner: Path | None = None
 
-    def load(self, model: Source, threads: int = 1) -> QemuModel:
+    def load(self, model: Source, threads: int = 1, kernels: str | None = None) -> QemuModel:
         """See `Device.load`. Without a C library of the machine `model` must be an `Artifact`."""
         folder = Path(tempfile.mkdtemp(dir=self._folder.name))
         if isinstance(model, Artifact):
@@ -135,6 +143,7 @@ class QemuDevice:
             files = open_files(model)
             metadata, header = files.metadata, files.header
         self._check_machine(header)
+        check_family(metadata, kernels)
         place = "emulated by qemu"
         if self.sysroot is not None:
             if isinstance(model, Artifact):
@@ -157,12 +166,12 @@ class QemuDevice:
                 hint="install libc6-arm64-cross (Debian, Ubuntu), or set "
                 f"{_SYSROOT_VARIABLE} to a root file system of the machine",
             )
-        return QemuModel(self, metadata, folder, program, threads, place)
+        return QemuModel(self, metadata, folder, program, threads, place, kernels)
 
     def command(self) -> list[str]:
-        """qemu and its options; `-cpu max` knows every instruction that qemu does."""
+        """qemu and its options."""
         root = ["-L", str(self.sysroot)] if self.sysroot is not None else []
-        return [str(self.qemu), "-cpu", "max", *root]
+        return [str(self.qemu), "-cpu", self.cpu, *root]
 
     def close(self) -> None:
         """Remove the temporary files."""
@@ -223,6 +232,7 @@ class QemuModel:
         program: list[str],
         threads: int,
         place: str,
+        kernels: str | None = None,
     ) -> None:
         self.metadata = metadata
         self.place = place
@@ -231,7 +241,13 @@ class QemuModel:
         self._device = device
         self._folder = folder
         self._program = program
-        self._threads = threads
+        # An empty name leaves the choice to the library.
+        self._context = (str(threads), kernels or "")
+
+    @property
+    def kernels(self) -> str:
+        """See `Loaded.kernels`: what the library chooses on the emulated core."""
+        return self._call("kernels", *self._context).strip()
 
     def run(self, inputs: Any) -> dict[str, np.ndarray]:
         """See `Loaded.run`."""
@@ -248,14 +264,14 @@ class QemuModel:
                 file.writelines(array.tobytes() for array in arrays)
         target.unlink(missing_ok=True)
         count = str(len(checked))
-        self._call("run", str(self._threads), count, str(source), str(target), grows=target)
+        self._call("run", *self._context, count, str(source), str(target), grows=target)
         data = memoryview(target.read_bytes())
         size = len(data) // len(checked)
         return [_split(data[i * size : (i + 1) * size], self.outputs) for i in range(len(checked))]
 
     def self_test(self) -> float:
         """See `Loaded.self_test`."""
-        return float(self._call("test", str(self._threads)))
+        return float(self._call("test", *self._context))
 
     def close(self) -> None:
         """Remove the model's temporary files."""

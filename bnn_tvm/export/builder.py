@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,15 @@ import bnn_tvm
 from bnn_tvm.errors import BnnError
 from bnn_tvm.export import driver, kernels_abi, link, memory_plan
 from bnn_tvm.export.artifact import Artifact, sha256_hex
-from bnn_tvm.export.metadata import DecisionInfo, LayerInfo, Metadata, TensorInfo, default_layout
-from bnn_tvm.program import Program
+from bnn_tvm.export.metadata import (
+    DecisionInfo,
+    FamilyInfo,
+    LayerInfo,
+    Metadata,
+    TensorInfo,
+    default_layout,
+)
+from bnn_tvm.program import Call, Choice, Program
 
 if TYPE_CHECKING:
     from bnn_tvm.lower.object_cache import ObjectCache
@@ -49,8 +57,10 @@ def build(
         _dump_assembly(program, spec, dump / "5-assembly")
     with tempfile.TemporaryDirectory(prefix="bnn_tvm-") as folder:
         work = Path(folder)
+        code_by_symbol = _objects(program, spec, cache)
+        metadata = replace(metadata, families=_families(program, code_by_symbol))
         objects = []
-        for symbol, code in _objects(program, spec, cache).items():
+        for symbol, code in code_by_symbol.items():
             objects.append(work / f"{symbol}.o")
             objects[-1].write_bytes(code)
         (work / "weights.bin").write_bytes(weights.blob)
@@ -81,12 +91,12 @@ def complete(metadata: Metadata, program: Program, spec: TargetSpec) -> Metadata
         inputs=metadata.inputs or _infos(program, program.inputs),
         outputs=metadata.outputs or _infos(program, program.outputs),
         layers=_layers(program, metadata.decisions),
+        family_rule=_family_rule(program.choice) if program.choice else "",
     )
 
 
 def check(program: Program) -> None:
     """Refuse a program that the driver could not run. Raises `BnnError`: a bug of the passes."""
-    count = len(program.tensors)
     for index, tensor in enumerate(program.tensors):
         if tensor.role == "constant":
             data = tensor.data
@@ -96,9 +106,16 @@ def check(program: Program) -> None:
             raise BnnError("an input tensor is not among the inputs", node=tensor.name)
         if tensor.role == "output" and index not in program.outputs:
             raise BnnError("an output tensor is not among the outputs", node=tensor.name)
+    for family in program.families:
+        _check_run(program, program.run_with(family))
+
+
+def _check_run(program: Program, calls: Sequence[tuple[int, Call]]) -> None:
+    """Refuse a run whose calls do not read what was written before."""
+    count = len(program.tensors)
     written = set(program.inputs)
     written |= {i for i, t in enumerate(program.tensors) if t.role == "constant"}
-    for step, call in enumerate(program.calls):
+    for step, call in calls:
         place = f"call {step}, {call.symbol}"
         if any(not 0 <= i < count for i in call.args):
             raise BnnError("a call has an argument that is no tensor", node=place)
@@ -187,6 +204,45 @@ def _layers(program: Program, decisions: tuple[DecisionInfo, ...]) -> tuple[Laye
                 output_shape=program.tensors[call.args[-call.num_outputs]].shape,
                 macs=call.macs,
                 weight_bytes=sum(program.tensors[i].nbytes for i in constants),
+                families=call.families,
             )
         )
     return tuple(layers)
+
+
+def _families(program: Program, objects: Mapping[str, bytes]) -> tuple[FamilyInfo, ...]:
+    """What each family of kernels has for itself in the library, and which cores take it."""
+    choice = program.choice
+    if choice is None:
+        return ()
+    infos = []
+    for family in choice.families:
+        own, shared = _used(program, True, family), _used(program, False, family)
+        constants, symbols = own[0] - shared[0], own[1] - shared[1]
+        cores = dict.fromkeys(core.name for core in choice.cores if core.family == family)
+        infos.append(
+            FamilyInfo(
+                family,
+                sum(memory_plan.align(program.tensors[index].nbytes) for index in constants),
+                sum(kernels_abi.loaded_bytes(objects[symbol]) for symbol in symbols),
+                tuple(cores),
+            )
+        )
+    return tuple(infos)
+
+
+def _used(program: Program, alone: bool, family: str) -> tuple[set[int], set[str]]:
+    """Constants and symbols of the calls that only `family` makes, or of all others."""
+    calls = [call for call in program.calls if (call.families == (family,)) == alone]
+    constants = {i for call in calls for i in call.args if program.tensors[i].role == "constant"}
+    return constants, {call.symbol for call in calls}
+
+
+def _family_rule(choice: Choice) -> str:
+    """How the device chooses, for people."""
+    return (
+        "when it is loaded, by the core's id (MIDR_EL1): for the slowest of the THREADS fastest "
+        f"cores that the process may run on; {choice.unknown} for a core that is not listed, "
+        f"{choice.unreadable} where no id can be read; --kernels, kernels=, bnn_create_with or "
+        "BNN_TVM_KERNELS override it"
+    )

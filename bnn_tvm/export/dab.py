@@ -17,6 +17,7 @@ from bnn_tvm.export import fbs
 from bnn_tvm.export.metadata import (
     DecisionInfo,
     ExpectedOutput,
+    FamilyInfo,
     LayerInfo,
     Metadata,
     TensorInfo,
@@ -24,7 +25,7 @@ from bnn_tvm.export.metadata import (
 )
 
 FORMAT_MAJOR = 1
-FORMAT_MINOR = 0
+FORMAT_MINOR = 1
 #: Far above any real file (some 100 KB), far below what hurts.
 MAX_BYTES = 64 << 20
 
@@ -36,6 +37,7 @@ _TABLES: dict[str, type] = {
     "Tensor": TensorInfo,
     "Decision": DecisionInfo,
     "Layer": LayerInfo,
+    "Family": FamilyInfo,
     "ExpectedOutput": ExpectedOutput,
     "TestVector": TestVector,
     "Model": Metadata,
@@ -165,6 +167,12 @@ def _check(metadata: Metadata) -> None:
             raise fbs.BufferInvalid(f"impossible size of {info.name[:40]!r}")
     if not re.fullmatch(r"[0-9a-f]{64}", metadata.so_sha256):
         raise fbs.BufferInvalid("the checksum of the .so is missing")
+    names = {family.name for family in metadata.families}
+    if len(names) != len(metadata.families) or "" in names:
+        raise fbs.BufferInvalid("the families of kernels are not named apart")
+    for layer in metadata.layers:
+        if not names.issuperset(layer.families):
+            raise fbs.BufferInvalid(f"layer {layer.output[:40]!r} is of no known family")
     test = metadata.test_vector
     if test is not None and len(test.outputs) != len(metadata.outputs):
         raise fbs.BufferInvalid("the test vector does not fit the outputs")

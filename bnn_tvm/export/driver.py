@@ -1,7 +1,8 @@
 """The C file of one model: tables for the runtime and the kernel calls with their addresses.
 
 Every address is a constant offset into the arena, into the weights, or a pointer of the caller,
-so a run allocates nothing and decides nothing.
+so a run allocates nothing and decides nothing but, where there are families of kernels, which calls
+are its family's.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bnn_tvm.errors import BnnError
 from bnn_tvm.export.kernels_abi import PREFIX
 from bnn_tvm.export.memory_plan import MemoryPlan, align
 from bnn_tvm.export.metadata import LayerInfo, Metadata, TensorInfo
 from bnn_tvm.program import Program, Tensor
 
+#: A kernel call has a bit for each.
+MAX_FAMILIES = 8
 #: Assembly that puts weights.bin into the read-only data: instant whatever its size.
 WEIGHTS_ASSEMBLY = """\
     .section .rodata.bnn_weights,"a",%progbits
@@ -75,6 +79,7 @@ def generate(program: Program, memory: MemoryPlan, weights: Weights, metadata: M
         _layer_table(metadata.layers),
         _features(metadata.features),
         _test_table(metadata),
+        _choice(program),
         _model(program, memory, metadata),
     ]
     return "\n".join(parts)
@@ -162,6 +167,36 @@ def _test_table(metadata: Metadata) -> str:
     )
 
 
+def _choice(program: Program) -> str:
+    """The families of kernels, which calls each makes, and which core takes which."""
+    choice = program.choice
+    if choice is None:
+        return ""
+    number = {name: index for index, name in enumerate(choice.families)}
+    if len(number) > MAX_FAMILIES:
+        raise BnnError(f"more than {MAX_FAMILIES} families of kernels")
+    everyone = (1 << len(number)) - 1
+    masks = [sum(1 << number[f] for f in call.families) or everyone for call in program.calls]
+    names = ", ".join(c_string(name) for name in choice.families)
+    cores = [
+        f"  {{{core.implementer:#x}, {core.part:#x}, {number[core.family]}}},"
+        for core in choice.cores
+    ]
+    return "\n".join(
+        [
+            f"static const char *const the_families[] = {{{names}}};",
+            f"static const uint8_t the_layer_families[] = {{{', '.join(map(str, masks))}}};",
+            "static const bnn_known_core the_cores[] = {",
+            *cores,
+            "};",
+            "static const bnn_choice the_choice = {",
+            f"  {len(number)}, the_families, the_layer_families, {len(cores)}, the_cores,",
+            f"  {number[choice.unknown]}, {number[choice.unreadable]}",
+            "};\n",
+        ]
+    )
+
+
 def _model(program: Program, memory: MemoryPlan, metadata: Metadata) -> str:
     test = metadata.test_vector
     tail = "0, 0, 0, 0, 0, 0"
@@ -173,7 +208,8 @@ def _model(program: Program, memory: MemoryPlan, metadata: Metadata) -> str:
         f"  {c_string(metadata.tool_version)}, {c_string(metadata.source)},\n"
         f"  {len(metadata.inputs)}, {len(metadata.outputs)}, {len(program.calls)},\n"
         f"  the_inputs, the_outputs, the_layers, {memory.arena_bytes}u,\n"
-        f"  the_features, {tail}\n"
+        f"  the_features, {tail},\n"
+        f"  {'&the_choice' if program.choice else '0'}\n"
         "};\n"
     )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -77,6 +78,22 @@ def compile_objects(module: IRModule, symbols: set[str], target: Target) -> dict
             hint="this is a limit of a kernel or of TVM; rerun with --debug for the whole message",
         ) from exc
     return objects
+
+
+def loaded_bytes(code: bytes) -> int:
+    """Bytes of a 64-bit object file that end up in memory: code and its constants.
+
+    Those of another kind count whole.
+    """
+    if code[:6] != b"\x7fELF\x02\x01":
+        return len(code)
+    (table,) = struct.unpack_from("<Q", code, 0x28)
+    entry, count = struct.unpack_from("<HH", code, 0x3A)
+    total = 0
+    for index in range(count):
+        flags, _, _, size = struct.unpack_from("<4Q", code, table + index * entry + 8)
+        total += size if flags & 2 else 0  # SHF_ALLOC
+    return total
 
 
 def _generate(module: IRModule, symbols: set[str], target: Target) -> Any:

@@ -5,6 +5,10 @@ whose lives overlap must not overlap in the arena; the rest may share. Finding t
 is NP-hard; placing the tensors one by one at the lowest free offset, largest first, is usually
 within a few per cent of the largest live set (the lower bound). Where it is not, other orders are
 tried, and the best one is kept.
+
+A program with a choice runs the calls of one family, so tensors of different families may share
+whatever their calls. The runs are numbered one behind the other: a tensor that all families use
+has a life in each of them, and meets another if they meet in any.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bnn_tvm.errors import BnnError
-from bnn_tvm.program import Program
+from bnn_tvm.program import Call, Program
 
 #: Every tensor starts on a cache line, which is also the widest vector.
 ALIGNMENT = 64
@@ -25,15 +29,28 @@ _RANDOM_ORDERS = 300
 
 @dataclass(frozen=True)
 class Interval:
-    """A tensor's bytes and its life: `first` and `last` are call indices, both inclusive."""
+    """A tensor's bytes and its life: `first` and `last` are call indices, both inclusive.
+
+    `others` are its lives in the runs with other families, (first, last) each.
+    """
 
     nbytes: int
     first: int
     last: int
+    others: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def lives(self) -> tuple[tuple[int, int], ...]:
+        """All of its lives."""
+        return ((self.first, self.last), *self.others)
 
     def meets(self, other: Interval) -> bool:
         """Whether the two are live in a common call."""
-        return self.first <= other.last and other.first <= self.last
+        return any(
+            first <= other_last and other_first <= last
+            for first, last in self.lives
+            for other_first, other_last in other.lives
+        )
 
 
 @dataclass(frozen=True)
@@ -100,8 +117,9 @@ def largest_live(intervals: Sequence[Interval]) -> int:
     """The most (aligned) bytes alive in one call."""
     change: dict[int, int] = {}
     for it in intervals:
-        change[it.first] = change.get(it.first, 0) + align(it.nbytes)
-        change[it.last + 1] = change.get(it.last + 1, 0) - align(it.nbytes)
+        for first, last in it.lives:
+            change[first] = change.get(first, 0) + align(it.nbytes)
+            change[last + 1] = change.get(last + 1, 0) - align(it.nbytes)
     live = largest = 0
     for step in sorted(change):
         live += change[step]
@@ -133,9 +151,24 @@ def _first_fit(intervals: Sequence[Interval], order: Sequence[int]) -> tuple[lis
 
 
 def _lives(program: Program) -> dict[int, Interval]:
+    lives: dict[int, list[tuple[int, int]]] = {}
+    start = 0
+    for family in program.families:
+        calls = program.run_with(family)
+        for index, (first, last) in _run_lives(program, calls).items():
+            lives.setdefault(index, []).append((start + first, start + last))
+        start += len(calls) + 1
+    return {
+        index: Interval(program.tensors[index].nbytes, *spans[0], tuple(spans[1:]))
+        for index, spans in lives.items()
+    }
+
+
+def _run_lives(program: Program, calls: list[tuple[int, Call]]) -> dict[int, tuple[int, int]]:
+    """First and last use of every workspace tensor, by position among `calls`."""
     first: dict[int, int] = {}
     last: dict[int, int] = {}
-    for step, call in enumerate(program.calls):
+    for position, (step, call) in enumerate(calls):
         reads = call.args[: len(call.args) - call.num_outputs]
         writes = call.args[len(call.args) - call.num_outputs :]
         for index in reads:
@@ -145,13 +178,13 @@ def _lives(program: Program) -> dict[int, Interval]:
                         f"call {step} ({call.symbol}) reads a tensor that nothing has written",
                         node=program.tensors[index].name,
                     )
-                last[index] = step
+                last[index] = position
         for index in writes:
             if program.tensors[index].role == "workspace":
-                first.setdefault(index, step)
-                last[index] = step
+                first.setdefault(index, position)
+                last[index] = position
     # A workspace tensor may be handed out as an output as well: it is copied after the last call.
     for index in program.outputs:
         if index in first:
-            last[index] = len(program.calls)
-    return {i: Interval(program.tensors[i].nbytes, first[i], last[i]) for i in first}
+            last[index] = len(calls)
+    return {index: (first[index], last[index]) for index in first}

@@ -33,6 +33,8 @@ class DecisionInfo:
 class LayerInfo:
     """One kernel call, in execution order; `bnn_layer()` of the C API has the same order.
 
+    `families` are those of `Metadata.families` whose runs make the call; none: every run does.
+
     `output` is the ONNX output name that the time belongs to, `macs` multiply-accumulates,
     `weight_bytes` the constants that the call reads; shapes are those of the buffers that the
     kernel sees (NHWC, packed words), of its first input and its first output.
@@ -47,6 +49,25 @@ class LayerInfo:
     output_shape: tuple[int, ...] = ()
     macs: int = 0
     weight_bytes: int = 0
+    families: tuple[str, ...] = ()
+
+    def runs_with(self, family: str) -> bool:
+        """Whether a run with `family` makes the call."""
+        return not self.families or family in self.families
+
+
+@dataclass(frozen=True)
+class FamilyInfo:
+    """One of the families of kernels between which a device chooses when it loads the model.
+
+    `weight_bytes` and `code_bytes` are in the library for this family alone, `cores` are the names
+    of those that choose it.
+    """
+
+    name: str
+    weight_bytes: int = 0
+    code_bytes: int = 0
+    cores: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,8 @@ class Metadata:
     so_sha256: str = ""
     tuning_records: tuple[str, ...] = ()
     test_vector: TestVector | None = field(default=None)
+    families: tuple[FamilyInfo, ...] = ()
+    family_rule: str = ""
 
 
 def default_layout(rank: int) -> str:

@@ -13,7 +13,7 @@ from bnn_tvm.export.metadata import TensorInfo
 ABI_VERSION = 1
 MAX_THREADS = 256
 
-OK, ARGUMENT, MEMORY, THREAD, CPU, BUSY, KERNEL, SELF_TEST, UNSUPPORTED = range(9)
+OK, ARGUMENT, MEMORY, THREAD, CPU, BUSY, KERNEL, SELF_TEST, UNSUPPORTED, FAMILY = range(10)
 
 _HINTS = {
     ARGUMENT: f"threads must be 1 to {MAX_THREADS}",
@@ -23,6 +23,7 @@ _HINTS = {
     BUSY: "load the model once for each thread",
     SELF_TEST: "the files or the machine differ from what was compiled for: compile again",
     UNSUPPORTED: "load it with self_test=False",
+    FAMILY: "set BNN_TVM_KERNELS to one of the names that inspect shows, or unset it",
 }
 
 
@@ -84,6 +85,9 @@ def open_library(path: Path) -> ctypes.CDLL:
         "bnn_error_message": (text, [pointer]),
         "bnn_status_text": (text, [int32]),
     }
+    if hasattr(library, "bnn_create_with"):  # not in libraries of bnn_tvm 0.1
+        signatures["bnn_create_with"] = (int32, [int32, text, ctypes.POINTER(pointer)])
+        signatures["bnn_family"] = (text, [pointer])
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
         function.restype = result
@@ -108,5 +112,5 @@ def close_library(library: ctypes.CDLL) -> None:
 
 def error(status: int, message: str, node: str) -> BnnError:
     """The error for a status other than OK."""
-    kind: type[BnnError] = UsageError if status == ARGUMENT else DeviceError
+    kind: type[BnnError] = UsageError if status in (ARGUMENT, FAMILY) else DeviceError
     return kind(message, node=node, hint=_HINTS.get(status))

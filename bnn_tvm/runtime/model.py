@@ -18,6 +18,7 @@ from bnn_tvm.export.metadata import Metadata, TensorInfo
 from bnn_tvm.runtime import capi
 from bnn_tvm.runtime.arrays import check_inputs, empty_aligned
 from bnn_tvm.runtime.elf import host_is_android, host_machine
+from bnn_tvm.runtime.families import check_family
 from bnn_tvm.runtime.files import ModelFiles, open_files
 from bnn_tvm.targets import is_android
 
@@ -43,7 +44,7 @@ class Model:
     emulated = False
     place = ""
 
-    def __init__(self, files: ModelFiles, threads: int) -> None:
+    def __init__(self, files: ModelFiles, threads: int, kernels: str | None = None) -> None:
         self.metadata: Metadata = files.metadata
         self.path = files.so
         self.threads = threads
@@ -52,11 +53,18 @@ class Model:
         try:
             self.inputs: tuple[TensorInfo, ...] = self._infos("input")
             self.outputs: tuple[TensorInfo, ...] = self._infos("output")
-            self._context = self._create(files)
+            self._context = self._create(files, kernels)
         except BaseException:
             capi.close_library(self._library)
             raise
         self._finalizer = weakref.finalize(self, _release, self._library, self._context)
+
+    @property
+    def kernels(self) -> str:
+        """The family of kernels that it runs; empty where there was nothing to choose."""
+        if not self.metadata.families:
+            return ""
+        return str(self._library.bnn_family(self._alive()).decode())
 
     def run(self, inputs: Any) -> dict[str, np.ndarray]:
         """Run the model once.
@@ -79,6 +87,7 @@ class Model:
         """Run the model `repeat` times and return the median time of every kernel call.
 
         Rows are in execution order; several may have the same `output` (packing, then the conv).
+        Calls of another family of kernels than `self.kernels` are left out.
         Raises what `run` raises.
         """
         if repeat < 1:
@@ -97,9 +106,11 @@ class Model:
                 )
         medians = np.median(times, axis=0)[: len(layers)]
         total = float(medians.sum()) or 1.0
+        family = self.kernels
         return tuple(
             LayerTime(x.output, x.kind, x.kernel, float(ms), float(ms) / total)
             for x, ms in zip(layers, medians, strict=True)
+            if x.runs_with(family)
         )
 
     def latencies(self, inputs: Any, repeat: int) -> np.ndarray:
@@ -142,7 +153,7 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _create(self, files: ModelFiles) -> ctypes.c_void_p:
+    def _create(self, files: ModelFiles, kernels: str | None) -> ctypes.c_void_p:
         if (self.inputs, self.outputs) != (self.metadata.inputs, self.metadata.outputs):
             raise FileError(
                 "the .dab describes other inputs and outputs than the .so",
@@ -150,7 +161,11 @@ class Model:
                 hint="compile again",
             )
         context = ctypes.c_void_p()
-        status = self._library.bnn_create(self.threads, ctypes.byref(context))
+        if kernels is None:
+            status = self._library.bnn_create(self.threads, ctypes.byref(context))
+        else:
+            name = kernels.encode()
+            status = self._library.bnn_create_with(self.threads, name, ctypes.byref(context))
         if status != capi.OK:
             raise capi.error(
                 status, self._library.bnn_status_text(status).decode(), node=str(files.so)
@@ -175,7 +190,12 @@ class Model:
         return tuple(get(i).contents.to_info() for i in range(count))
 
 
-def load(path: str | os.PathLike[str], threads: int = 1, self_test: bool = False) -> Model:
+def load(
+    path: str | os.PathLike[str],
+    threads: int = 1,
+    self_test: bool = False,
+    kernels: str | None = None,
+) -> Model:
     """Load a compiled model, given its .so or its .dab; both must lie side by side.
 
     Parameters
@@ -183,9 +203,11 @@ def load(path: str | os.PathLike[str], threads: int = 1, self_test: bool = False
     path: the .so or the .dab.
     threads: how many threads one run uses, 1 to 256; 1 starts none.
     self_test: run the test vector that compile embedded, and refuse a model that fails it.
+    kernels: the family of kernels to run, one of `metadata.families`; None leaves it to the
+        environment variable BNN_TVM_KERNELS, and else to this machine's cores.
 
     Raises `FileError` (missing, damaged, or files that don't belong together), `DeviceError` (built
-    for another machine, or the self-test failed), `UsageError` (threads).
+    for another machine, or the self-test failed), `UsageError` (threads, kernels).
     """
     if not 1 <= threads <= capi.MAX_THREADS:
         raise UsageError(f"threads must be 1 to {capi.MAX_THREADS}, not {threads}")
@@ -210,7 +232,8 @@ def load(path: str | os.PathLike[str], threads: int = 1, self_test: bool = False
             hint=f"compile it with --target {'arm64-android' if here == 'Android' else 'arm64'}, "
             "or run it on its device (verify uses qemu)",
         )
-    model = Model(files, threads)
+    check_family(files.metadata, kernels)
+    model = Model(files, threads, kernels)
     if self_test:
         try:
             model.self_test()

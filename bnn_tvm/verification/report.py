@@ -12,8 +12,9 @@ class LayerReport:
 
     exact: a binary layer's integers all agree; a float layer's values are equal bit for bit. ok:
     exact, or a float layer within its tolerance, which is `tolerance` of its output's largest
-    value (None for a binary layer). implied: in what the layer differs from the ONNX
-    graph by design; such a layer is compared with the rewritten graph instead.
+    value (None for a binary layer). implied: in what the layer differs from the ONNX graph by
+    design; such a layer is compared with the rewritten graph instead. failed_kernels: the families
+    of kernels with which it is not ok, where the model has several.
     """
 
     output: str
@@ -23,6 +24,7 @@ class LayerReport:
     ok: bool
     implied: tuple[str, ...] = ()
     tolerance: float | None = None
+    failed_kernels: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -34,6 +36,7 @@ class LayerReport:
             "ok": self.ok,
             "implied": list(self.implied),
             "tolerance": self.tolerance,
+            "failed_kernels": list(self.failed_kernels),
         }
 
 
@@ -47,7 +50,9 @@ class VerifyReport:
     design_difference: largest difference between the ONNX graph and what was implied, None where
     nothing was. relative_error: of a model with layers in half precision, which is inexact: the
     largest relative error (L2) of an output end to end, and relative_tolerance what passes; None
-    for any other model. place: where the model ran if not on this machine, for people.
+    for any other model. place: where the model ran if not on this machine, for people. kernels:
+    the families of kernels that were run, each on every sample, where the model has several;
+    failed_kernels: those that differ.
     """
 
     ok: bool
@@ -63,6 +68,8 @@ class VerifyReport:
     relative_error: float | None = None
     relative_tolerance: float | None = None
     place: str = ""
+    kernels: tuple[str, ...] = ()
+    failed_kernels: tuple[str, ...] = ()
 
     @property
     def first_difference(self) -> LayerReport | None:
@@ -87,4 +94,6 @@ class VerifyReport:
             "relative_tolerance": self.relative_tolerance,
             "warnings": list(self.warnings),
             "place": self.place,
+            "kernels": list(self.kernels),
+            "failed_kernels": list(self.failed_kernels),
         }

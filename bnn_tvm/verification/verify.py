@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -43,7 +43,9 @@ class Runner(Protocol):
         """Outputs by name, for each sample."""
 
 
-Build = Callable[[onnx.ModelProto], Runner]
+Build = Callable[[onnx.ModelProto], Mapping[str, Runner]]
+"""Compiles a rewritten model: a runner for each family of kernels, one of an empty name where the
+model has one set of them."""
 
 
 @dataclass
@@ -54,17 +56,21 @@ class _Tally:
     exact: bool = True
     ok: bool = True
     error: float = 0.0
+    failed: set[str] = field(default_factory=set)
 
-    def add(self, layer: Layer, got: np.ndarray, want: np.ndarray) -> None:
+    def add(self, layer: Layer, got: np.ndarray, want: np.ndarray, family: str) -> None:
         error = compare.max_abs_error(got, want)
         self.error = max(self.error, error)
         if layer.scale is not None and layer.offset is not None:
             exact = compare.same_integers(got, want, layer.scale, layer.offset, layer.channel_axis)
-            self.ok &= exact
+            ok = exact
         else:
             exact = error == 0.0
-            self.ok &= error <= compare.tolerance(want, self.relative)
+            ok = error <= compare.tolerance(want, self.relative)
         self.exact &= exact
+        self.ok &= ok
+        if not ok:
+            self.failed.add(family)
 
 
 @dataclass
@@ -81,8 +87,14 @@ class _EndToEnd:
     rounded: int = 0
     agreements: list[float] = field(default_factory=list)
     design_difference: float | None = None
+    failed: set[str] = field(default_factory=set)
 
-    def add(self, got: Arrays, want: Arrays, tied: bool) -> None:
+    def add(self, results: Mapping[str, Arrays], want: Arrays, tied: bool) -> None:
+        """One sample: the outputs of each family of kernels."""
+        differ = [self._differs(got, want, tied, family) for family, got in results.items()]
+        self.rounded += any(differ) and tied
+
+    def _differs(self, got: Arrays, want: Arrays, tied: bool, family: str) -> bool:
         differs = False
         for name, expected in want.items():
             error = compare.max_abs_error(got[name], expected)
@@ -93,12 +105,15 @@ class _EndToEnd:
             length = compare.relative_error(got[name], expected)
             self.length = max(self.length, length)
             if self.length_limit is not None:
-                self.ok &= length <= self.length_limit
+                if not length <= self.length_limit:
+                    self.ok = False
+                    self.failed.add(family)
             elif error > compare.tolerance(expected):
                 differs = True
                 if not tied or length > TIED_ERROR:
                     self.ok = False
-        self.rounded += differs and tied
+                    self.failed.add(family)
+        return differs
 
 
 def verify(
@@ -112,7 +127,8 @@ def verify(
     """Compare what `build` makes of the recognised model with onnxruntime.
 
     samples: inputs by name, each a full set. build: compiles a rewritten model for the target;
-    called twice, for the whole model and for the one in which every layer stands alone.
+    called twice, for the whole model and for the one in which every layer stands alone. Every
+    family of kernels that it gives is compared on every sample.
 
     Every decided layer is run on onnxruntime's values of its inputs: a binary layer must have the
     same integers, a float layer agree within `compare.FLOAT_TOLERANCE`. End to end the outputs
@@ -136,7 +152,7 @@ def verify(
 
     whole = build(recognition.model)
     layers = plan(recognition.decisions, rewritten, clean)
-    separate = build(layer_model(layers, rewritten)) if layers else None
+    separate = build(layer_model(layers, rewritten)) if layers else {}
 
     progress("run and compare")
     reference = LayerReference(layers, clean, expanded)
@@ -158,21 +174,22 @@ def verify(
     truth_values = Reference(truth.model, wanted)
     clean_values = Reference(clean.model) if by_design else None
     for batch in _batches((sample, truth_values(sample)) for sample in samples):
-        results = whole.run_many([sample for sample, _ in batch])
+        results = _run(whole, [sample for sample, _ in batch])
         for (sample, values), result in zip(batch, results, strict=True):
             want = {name: values[name] for name in outputs}
             end_to_end.add(result, want, margin(binarisers, values) <= TIE)
             if clean_values is not None:
                 difference = _difference(want, clean_values(sample))
                 end_to_end.design_difference = max(end_to_end.design_difference or 0.0, difference)
-        if separate is None:
+        if not separate:
             continue
         inputs = [given(layers, values) for _, values in batch]
-        for one, got in zip(inputs, separate.run_many(inputs), strict=True):
+        for one, result in zip(inputs, _run(separate, inputs), strict=True):
             expected = reference(one)
             for layer, tally in zip(layers, tallies, strict=True):
                 name = layer.decision.output
-                tally.add(layer, got[name], expected[name])
+                for family, got in result.items():
+                    tally.add(layer, got[name], expected[name], family)
     reports = tuple(
         LayerReport(
             layer.decision.output,
@@ -182,6 +199,7 @@ def verify(
             tally.ok,
             layer.decision.implied,
             None if layer.scale is not None else tally.relative,
+            _names(tally.failed),
         )
         for layer, tally in zip(layers, tallies, strict=True)
     )
@@ -189,7 +207,7 @@ def verify(
     return VerifyReport(
         ok=end_to_end.ok and all(report.ok for report in reports),
         target=target,
-        emulated=whole.emulated,
+        emulated=any(runner.emulated for runner in whole.values()),
         samples=len(samples),
         max_abs_error=end_to_end.error,
         top1_agreement=float(np.mean(agreements)) if agreements else None,
@@ -199,8 +217,25 @@ def verify(
         warnings=recognition.warnings,
         relative_error=end_to_end.length if halves else None,
         relative_tolerance=end_to_end.length_limit,
-        place=whole.place,
+        place=next(iter(whole.values())).place,
+        kernels=_names({*whole, *separate}),
+        failed_kernels=_names(
+            end_to_end.failed.union(*(tally.failed for tally in tallies)),
+        ),
     )
+
+
+def _run(runners: Mapping[str, Runner], samples: Sequence[Arrays]) -> list[dict[str, Arrays]]:
+    """For each sample the outputs of every family of kernels."""
+    by_family = {family: runner.run_many(samples) for family, runner in runners.items()}
+    return [
+        {family: results[index] for family, results in by_family.items()}
+        for index in range(len(samples))
+    ]
+
+
+def _names(families: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in families if name))
 
 
 def _batches(

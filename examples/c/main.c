@@ -57,6 +57,7 @@ int main(int argc, char **argv) {
   }
   for (int32_t i = 0; i < bnn_num_layers(); ++i) {
     const bnn_layer_info *layer = bnn_layer(i);
+    if (!bnn_layer_runs(context, i)) continue; /* a kernel for other processors */
     printf("%8.3f ms  %s (%s, %s)\n", layer_ms[i], layer->output, layer->kind, layer->kernel);
   }
   for (int32_t i = 0; i < num_outputs; ++i) {

@@ -16,6 +16,7 @@ from bnn_tvm.export import dab, fbs
 from bnn_tvm.export.metadata import (
     DecisionInfo,
     ExpectedOutput,
+    FamilyInfo,
     LayerInfo,
     Metadata,
     TensorInfo,
@@ -41,7 +42,10 @@ FULL = Metadata(
         DecisionInfo("c1", "Conv", False, "", "weights are not +-1"),
         DecisionInfo("c2", "Conv", True, "aggressive", "ok", ("binarized-input",)),
     ),
-    layers=(LayerInfo("c1", "conv", "k", True, "r", (1, 2), (3,), 1 << 40, 12),),
+    layers=(
+        LayerInfo("c1", "conv", "k", True, "r", (1, 2), (3,), 1 << 40, 12),
+        LayerInfo("c2", "conv", "k2", families=("small", "big")),
+    ),
     warnings=("w1", ""),
     workspace_bytes=1 << 33,
     largest_live_bytes=5,
@@ -57,8 +61,11 @@ FULL = Metadata(
         -1.0,
         2.0,
     ),
+    families=(FamilyInfo("small", 8, 9, ("cortex-a53",)), FamilyInfo("big")),
+    family_rule="by the core",
 )
 SMALL = Metadata(so_sha256="00" * 32)
+SMALL_LAYER = LayerInfo("c", "conv", "k")
 
 
 @pytest.mark.parametrize("metadata", [FULL, SMALL])
@@ -116,6 +123,37 @@ def test_unknown_fields_are_ignored() -> None:
     assert metadata.so_sha256 == "ab" * 32
 
 
+# What format 1.1 added, at the ends of tables.
+ADDED = {"Layer": ("families",), "Model": ("families", "family_rule"), "Family": None}
+
+
+def before_families() -> fbs.Schema:
+    """The schema of format 1.0."""
+    schema = dab.schema()
+    tables = dict(schema.tables)
+    for table, names in ADDED.items():
+        if names is None:
+            del tables[table]
+            continue
+        assert tuple(field.name for field in tables[table][-len(names) :]) == names
+        tables[table] = tables[table][: -len(names)]
+    return fbs.Schema(tables, schema.root, schema.identifier)
+
+
+def test_files_of_format_1_0_are_read() -> None:
+    old = dataclasses.replace(FULL, families=(), family_rule="", layers=(SMALL_LAYER,))
+    value = fbs.read(dab.schema(), dab.encode(old))
+    data = fbs.write(before_families(), {**value, "format_minor": 0})
+    assert dab.decode(data) == old
+
+
+def test_readers_of_format_1_0_read_ours() -> None:
+    value = fbs.read(before_families(), dab.encode(FULL))
+    assert value["so_sha256"] == FULL.so_sha256
+    assert [layer["kernel"] for layer in value["layers"]] == ["k", "k2"]
+    assert (value["format_major"], value["format_minor"]) == (1, 1)
+
+
 def test_a_newer_major_version_is_refused_with_the_remedy() -> None:
     data = with_schema("", {"format_major": 2, "format_minor": 3})
     with pytest.raises(FileError, match=r"format 2\.3; this bnn_tvm reads up to 1\.x") as caught:
@@ -134,6 +172,9 @@ def test_other_files_are_refused(data: bytes) -> None:
     ("change", "message"),
     [
         ({"so_sha256": "zz"}, "checksum of the .so is missing"),
+        ({"families": (FamilyInfo("a"), FamilyInfo("a"))}, "families .* are not named apart"),
+        ({"families": (FamilyInfo(""),)}, "families .* are not named apart"),
+        ({"layers": (LayerInfo("c", "k", "k", families=("x",)),)}, "'c' is of no known family"),
         ({"inputs": (TensorInfo("x", (1,), "object"),)}, "unknown dtype"),
         ({"inputs": (TensorInfo("x", (-1,), "int8"),)}, "impossible shape"),
         ({"inputs": (TensorInfo("x", (1 << 40, 1 << 40), "int8"),)}, "impossible size"),

@@ -14,6 +14,7 @@ from bnn_tvm.export import memory_plan
 from bnn_tvm.frontend import prepare
 from bnn_tvm.lower.object_cache import ObjectCache
 from bnn_tvm.options import CompileOptions
+from bnn_tvm.program import Call, Program
 from bnn_tvm.recognize import recognize
 from bnn_tvm.targets import resolve
 
@@ -38,10 +39,12 @@ def check(model: onnx.ModelProto, target: str) -> None:
     recognised = recognize(prepare(model), options).model
     program = pipeline.build(recognised, resolve(options), cache=_Unscheduled())
     plan = memory_plan.plan(program)
+    runs = [[call for _, call in program.run_with(family)] for family in program.families]
     largest = max(
         (
-            sum(memory_plan.align(program.tensors[i].nbytes) for i in _alive(program, step))
-            for step in range(len(program.calls))
+            sum(memory_plan.align(program.tensors[i].nbytes) for i in _alive(program, calls, step))
+            for calls in runs
+            for step in range(len(calls))
         ),
         default=0,
     )
@@ -49,12 +52,11 @@ def check(model: onnx.ModelProto, target: str) -> None:
     assert plan.largest_live_bytes <= plan.arena_bytes <= 1.1 * plan.largest_live_bytes
 
 
-def _alive(program: object, step: int) -> set[int]:
+def _alive(program: Program, calls: list[Call], step: int) -> set[int]:
     """Workspace tensors that call `step` or one on either side of it still needs."""
-    calls = program.calls  # type: ignore[attr-defined]
     before = {i for call in calls[: step + 1] for i in call.args}
     after = {i for call in calls[step:] for i in call.args}
-    return {i for i in before & after if program.tensors[i].role == "workspace"}  # type: ignore[attr-defined]
+    return {i for i in before & after if program.tensors[i].role == "workspace"}
 
 
 @pytest.mark.parametrize("name", MODELS)

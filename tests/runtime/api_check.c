@@ -65,6 +65,21 @@ int main(void) {
   CHECK(bnn_create(3, &context) == BNN_OK && context != NULL);
   CHECK(bnn_error_message(context)[0] == 0);
 
+  /* One set of kernels: nothing to choose, and the environment does not matter. */
+  bnn_context *other = (bnn_context *)1;
+  CHECK(bnn_num_families() == 0 && bnn_family_name(0) == NULL && bnn_family_name(-1) == NULL);
+  CHECK(!strcmp(bnn_family(context), "") && !strcmp(bnn_family(NULL), ""));
+  CHECK(bnn_create_with(1, "cnt", &other) == BNN_ERROR_FAMILY && other == NULL);
+  CHECK(bnn_create_with(1, "", &other) == BNN_OK);
+  bnn_destroy(other);
+  setenv("BNN_TVM_KERNELS", "cnt", 1);
+  CHECK(bnn_create_with(1, NULL, &other) == BNN_OK);
+  bnn_destroy(other);
+  unsetenv("BNN_TVM_KERNELS");
+  CHECK(bnn_layer_runs(context, 0) == 1 && bnn_layer_runs(context, 3) == 1);
+  CHECK(bnn_layer_runs(context, -1) == 0 && bnn_layer_runs(context, 4) == 0);
+  CHECK(bnn_layer_runs(NULL, 0) == 0);
+
   x = aligned_alloc(64, 24 * 96 * 4);
   y = aligned_alloc(64, 24 * 128 * 4);
   h = aligned_alloc(64, 24 * 40 * 4 + 64);

@@ -49,7 +49,9 @@ def check(
     prepared = prepare(model)
     recognition = recognize(prepared, options)
     inputs = [random_inputs(prepared.model, seed) for seed in range(samples)]
-    return verify(prepared, recognition, inputs, lambda part: Standin(part, fault), "stand-in")
+    return verify(
+        prepared, recognition, inputs, lambda part: {"": Standin(part, fault)}, "stand-in"
+    )
 
 
 def test_samples_of_any_number_of_batches_are_all_compared(
@@ -70,12 +72,16 @@ def test_samples_of_any_number_of_batches_are_all_compared(
     inputs = [random_inputs(prepared.model, seed) for seed in range(7)]
     module = import_module("bnn_tvm.verification.verify")
     monkeypatch.setattr(module, "BATCH_BYTES", 1)
-    report = verify(prepared, recognition, inputs, lambda part: Counting(part, None), "stand-in")
+    report = verify(
+        prepared, recognition, inputs, lambda part: {"": Counting(part, None)}, "stand-in"
+    )
     assert sizes == [1] * 14
     assert report.samples == 7 and not report.ok
     monkeypatch.undo()
     sizes.clear()
-    report = verify(prepared, recognition, inputs, lambda part: Counting(part, None), "stand-in")
+    report = verify(
+        prepared, recognition, inputs, lambda part: {"": Counting(part, None)}, "stand-in"
+    )
     assert sizes == [7, 7]
     assert report.ok
 
@@ -173,7 +179,9 @@ def halved(model, fault: Fault | None = None) -> VerifyReport:
     prepared = prepare(model)
     recognition = pipeline.with_float16(recognize(prepared, CompileOptions()))
     inputs = [random_inputs(prepared.model, seed) for seed in range(2)]
-    return verify(prepared, recognition, inputs, lambda part: Standin(part, fault), "stand-in")
+    return verify(
+        prepared, recognition, inputs, lambda part: {"": Standin(part, fault)}, "stand-in"
+    )
 
 
 def scaled(name: str, index: int, factor: float) -> Fault:

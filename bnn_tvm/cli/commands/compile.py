@@ -46,6 +46,7 @@ def command(model: Path, output: Path | None, as_json: bool, **flags: Any) -> No
         return
     from bnn_tvm.cli.tables import decision_table, size, table
 
+    families = [family.name for family in compiled.artifact.metadata.families]
     binary = sum(decision.binary for decision in compiled.decisions)
     written = [(str(path), size(path.stat().st_size)) for path in (saved.so, saved.dab)]
     show(
@@ -53,5 +54,13 @@ def command(model: Path, output: Path | None, as_json: bool, **flags: Any) -> No
         "",
         f"{binary} of {len(compiled.decisions)} layers are binary; mode {options.mode}, "
         f"target {compiled.target_text}",
+        *(
+            [
+                f"the device chooses between the kernels {' and '.join(families)} by its cores "
+                "when it loads the model; with --mcpu the library holds those of one core"
+            ]
+            if families
+            else []
+        ),
         table(("written", "size"), written, right=("size",)),
     )

@@ -70,11 +70,20 @@ def command(
 def _show(inspection: Inspection) -> None:
     from bnn_tvm.cli.tables import decision_table, size, table
 
+    families = inspection.facts.get("families", [])
     facts = [
         (name.replace("_", " "), _text(_changed(value) if name == "options" else value))
         for name, value in inspection.facts.items()
+        if name != "families" and not (name == "family_rule" and not families)
     ]
     show(table(("property", "value"), facts), "")
+    if families:
+        cost = [
+            (f["name"], size(f["weight_bytes"]), size(f["code_bytes"]), _text(f["cores"]))
+            for f in families
+        ]
+        titles = ("kernels", "own weights", "own code", "chosen on")
+        show(table(titles, cost, right=("own weights", "own code")), "")
     tensors = [
         (role, t["name"], _text(t["shape"]), t["dtype"])
         for role, group in (("input", inspection.inputs), ("output", inspection.outputs))
@@ -90,15 +99,14 @@ def _show(inspection: Inspection) -> None:
                 _text(layer["output_shape"]),
                 f"{layer['macs']:,}",
                 size(layer["weight_bytes"]),
+                _text(layer["families"]) or "all",
             )
             for layer in inspection.layers
         ]
+        columns = ("layer", "kind", "kernel", "output shape", "MACs", "weights", "runs with")
+        shown = len(columns) if families else -1
         show(
-            table(
-                ("layer", "kind", "kernel", "output shape", "MACs", "weights"),
-                rows,
-                right=("MACs", "weights"),
-            ),
+            table(columns[:shown], [row[:shown] for row in rows], right=("MACs", "weights")),
             "",
         )
     show(decision_table(inspection.decisions))

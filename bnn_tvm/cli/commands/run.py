@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bnn_tvm.cli.arguments import output_flags
+from bnn_tvm.cli.arguments import kernels_flag, output_flags
 from bnn_tvm.cli.console import print_json, show
 
 
@@ -28,9 +28,15 @@ from bnn_tvm.cli.console import print_json, show
     help="Where to write: .npy for one output, .npz for one array per output.",
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads.")
+@kernels_flag("those for this machine's cores")
 @output_flags
 def command(
-    model: Path, inputs: tuple[str, ...], output: Path, threads: int, as_json: bool
+    model: Path,
+    inputs: tuple[str, ...],
+    output: Path,
+    threads: int,
+    kernels: str | None,
+    as_json: bool,
 ) -> None:
     """Run a compiled model on this machine.
 
@@ -41,7 +47,7 @@ def command(
     from bnn_tvm.api import load
     from bnn_tvm.arrays import read_inputs, write_outputs
 
-    loaded = load(model, threads=threads)
+    loaded = load(model, threads=threads, kernels=kernels)
     arrays = read_inputs(inputs, [tensor.name for tensor in loaded.inputs])
     results = loaded.run(arrays)
     write_outputs(output, results)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnn_tvm.cli.arguments import compile_flags, options_from, output_flags
+from bnn_tvm.cli.arguments import compile_flags, kernels_flag, options_from, output_flags
 from bnn_tvm.cli.console import print_json, print_warnings, show
 from bnn_tvm.cli.progress import phases
 
@@ -29,10 +29,17 @@ if TYPE_CHECKING:
     "--samples", type=click.IntRange(0), default=2, show_default=True, help="Random inputs to try."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs.")
+@kernels_flag("all, one after the other")
 @compile_flags
 @output_flags
 def command(
-    model: Path, inputs: tuple[str, ...], samples: int, seed: int, as_json: bool, **flags: Any
+    model: Path,
+    inputs: tuple[str, ...],
+    samples: int,
+    seed: int,
+    kernels: str | None,
+    as_json: bool,
+    **flags: Any,
 ) -> int:
     """Compile MODEL.onnx, run it, and compare with onnxruntime: whole and layer by layer.
 
@@ -48,7 +55,13 @@ def command(
 
     with phases() as progress:
         report = verify(
-            model, options, inputs=inputs, samples=samples, seed=seed, progress=progress
+            model,
+            options,
+            inputs=inputs,
+            samples=samples,
+            seed=seed,
+            kernels=kernels,
+            progress=progress,
         )
     print_warnings(report.warnings)
     if as_json:
@@ -70,6 +83,8 @@ def _show(report: VerifyReport) -> None:
         half, by_design = FLOAT16 in layer.implied, [i for i in layer.implied if i != FLOAT16]
         near = "equal within half precision" if half else "equal within rounding"
         verdict = "exact" if layer.exact and not half else (near if layer.ok else "DIFFERS")
+        if layer.failed_kernels:
+            verdict += f" ({', '.join(layer.failed_kernels)})"
         rows.append(
             (
                 layer.output,
@@ -80,8 +95,10 @@ def _show(report: VerifyReport) -> None:
             )
         )
     place = f"{report.target}, {report.place}" if report.place else report.target
+    each = "each with the kernels" if len(report.kernels) > 1 else "with the kernels"
+    kernels = f", {each} {' and '.join(report.kernels)}" if report.kernels else ""
     lines = [
-        f"target {place}; {report.samples} inputs",
+        f"target {place}; {report.samples} inputs{kernels}",
         f"end to end: max abs error {report.max_abs_error:.3g}",
     ]
     if report.top1_agreement is not None:
@@ -106,6 +123,8 @@ def _show(report: VerifyReport) -> None:
     shown = None if any(row[-1] for row in rows) else -1
     show(table(columns[:shown], [row[:shown] for row in rows]), "", *lines)
     first = report.first_difference
+    if report.failed_kernels:
+        show(f"with the kernels {', '.join(report.failed_kernels)}:")
     if report.ok and report.relative_error is not None:
         show("verified: the compiled model computes what the ONNX model does within half precision")
     elif report.ok:

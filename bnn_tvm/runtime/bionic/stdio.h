@@ -4,6 +4,11 @@
 
 #include <stddef.h>
 
+typedef struct bionic_file FILE;
+
+FILE *fopen(const char *path, const char *mode);
+char *fgets(char *to, int size, FILE *file);
+int fclose(FILE *file);
 int snprintf(char *restrict to, size_t size, const char *restrict format, ...)
     __attribute__((format(printf, 3, 4)));
 

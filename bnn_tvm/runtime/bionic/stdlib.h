@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+char *getenv(const char *name);
+unsigned long strtoul(const char *text, char **end, int base);
 void *calloc(size_t count, size_t nbytes);
 void free(void *pointer);
 int posix_memalign(void **result, size_t alignment, size_t nbytes);

@@ -6,5 +6,6 @@
 
 void *memcpy(void *restrict to, const void *restrict from, size_t count);
 int strcmp(const char *a, const char *b);
+char *strchr(const char *text, int character);
 
 #endif

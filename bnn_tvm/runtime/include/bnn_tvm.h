@@ -37,7 +37,8 @@ typedef enum bnn_status {
   BNN_ERROR_BUSY = 5,        /* the context is in use by another thread */
   BNN_ERROR_KERNEL = 6,      /* a kernel reported an error */
   BNN_ERROR_SELF_TEST = 7,   /* the test vector gave other values than it must */
-  BNN_ERROR_UNSUPPORTED = 8  /* the model has no test vector */
+  BNN_ERROR_UNSUPPORTED = 8, /* the model has no test vector */
+  BNN_ERROR_FAMILY = 9       /* the model has no family of kernels of the name asked for */
 } bnn_status;
 
 /* An input or output: contiguous, row-major in `shape`, named and laid out as in the ONNX model. */
@@ -50,7 +51,8 @@ typedef struct bnn_tensor_info {
   uint64_t nbytes;
 } bnn_tensor_info;
 
-/* One kernel call, in execution order. */
+/* One kernel call, in execution order. In a model with families of kernels the calls of several
+ * follow each other; bnn_layer_runs says which of them a context makes. */
 typedef struct bnn_layer_info {
   const char *output; /* ONNX output name that the time belongs to */
   const char *kind;   /* conv, binary-conv, pack, pool, ... */
@@ -76,9 +78,25 @@ BNN_API const bnn_layer_info *bnn_layer(int32_t index);
 /* Bytes of intermediate tensors that each context allocates. */
 BNN_API uint64_t bnn_workspace_bytes(void);
 
+/* A model for a generic processor may hold several families of kernels, of which each context runs
+ * one; the results are the same. 0 where there is nothing to choose, else the names; an index out
+ * of range gives NULL. */
+BNN_API int32_t bnn_num_families(void);
+BNN_API const char *bnn_family_name(int32_t index);
+
 /* Makes a context that computes with `num_threads` threads: the caller's and num_threads - 1 that
- * live as long as the context. 1 starts none. At most 256. On an error *context is NULL. */
+ * live as long as the context. 1 starts none. At most 256. On an error *context is NULL.
+ * The family of kernels is the one that the environment variable BNN_TVM_KERNELS names, else the
+ * one for the processor: for the slowest of the num_threads fastest cores that the calling thread
+ * may run on. */
 BNN_API bnn_status bnn_create(int32_t num_threads, bnn_context **context);
+/* The same with the family of this name, which is BNN_ERROR_FAMILY if the model lacks it; NULL and
+ * "" choose as bnn_create does. */
+BNN_API bnn_status bnn_create_with(int32_t num_threads, const char *family, bnn_context **context);
+/* The name of the context's family of kernels; empty where there is nothing to choose. */
+BNN_API const char *bnn_family(const bnn_context *context);
+/* 1 if the context's runs make kernel call `index`, else 0. */
+BNN_API int32_t bnn_layer_runs(const bnn_context *context, int32_t index);
 /* Stops the threads and frees everything. NULL is allowed. */
 BNN_API void bnn_destroy(bnn_context *context);
 
@@ -87,7 +105,8 @@ BNN_API void bnn_destroy(bnn_context *context);
  * are multiples of 64 are used as they are; others cost a copy. The results do not depend on the
  * number of threads. */
 BNN_API bnn_status bnn_run(bnn_context *context, const void *const *inputs, void *const *outputs);
-/* The same, and writes bnn_num_layers() times in milliseconds to `layer_ms`. */
+/* The same, and writes bnn_num_layers() times in milliseconds to `layer_ms`: 0 for a
+ * call that this context does not make. */
 BNN_API bnn_status bnn_run_profiled(bnn_context *context, const void *const *inputs,
                                     void *const *outputs, double *layer_ms);
 /* Runs the embedded test vector. Writes the largest absolute error to *max_error if not NULL. */
@@ -120,6 +139,11 @@ typedef struct bnn_api {
   bnn_status (*self_test)(bnn_context *context, double *max_error);
   const char *(*error_message)(const bnn_context *context);
   const char *(*status_text)(bnn_status status);
+  int32_t (*num_families)(void);
+  const char *(*family_name)(int32_t index);
+  bnn_status (*create_with)(int32_t num_threads, const char *family, bnn_context **context);
+  const char *(*family)(const bnn_context *context);
+  int32_t (*layer_runs)(const bnn_context *context, int32_t index);
 } bnn_api;
 
 BNN_API const bnn_api *bnn_get_api(void);

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "cpu.h"
+#include "family.h"
 #include "model.h"
 #include "pool.h"
 #include "self_test.h"
@@ -17,6 +18,7 @@ struct bnn_context {
   unsigned char *bounce; /* aligned copies of inputs and outputs, made when first needed */
   const unsigned char **in;
   unsigned char **out;
+  int32_t family;
   atomic_flag busy;
   char message[256];
 };
@@ -35,18 +37,26 @@ static double now_ms(void) {
 }
 
 bnn_status bnn_create(int32_t num_threads, bnn_context **result) {
+  return bnn_create_with(num_threads, NULL, result);
+}
+
+bnn_status bnn_create_with(int32_t num_threads, const char *family, bnn_context **result) {
   const bnn_model *model = &bnn_the_model;
+  int32_t chosen;
   if (result == NULL) return BNN_ERROR_ARGUMENT;
   *result = NULL;
   if (num_threads < 1 || num_threads > kMaxThreads) return BNN_ERROR_ARGUMENT;
   if (bnn_missing_cpu_feature(model->cpu_features) != NULL) return BNN_ERROR_CPU;
+  bnn_status status = bnn_choose_family(model->choice, family, num_threads, &chosen);
+  if (status != BNN_OK) return status;
   bnn_context *context = calloc(1, sizeof *context);
   if (context == NULL) return BNN_ERROR_MEMORY;
+  context->family = chosen;
   atomic_flag_clear(&context->busy);
   context->in = calloc((size_t)model->num_inputs + 1, sizeof *context->in);
   context->out = calloc((size_t)model->num_outputs + 1, sizeof *context->out);
   context->arena = bnn_aligned_alloc(model->arena_bytes);
-  bnn_status status = BNN_ERROR_MEMORY;
+  status = BNN_ERROR_MEMORY;
   if (context->in != NULL && context->out != NULL && context->arena != NULL)
     status = bnn_pool_create(num_threads, &context->pool);
   if (status != BNN_OK) {
@@ -65,6 +75,17 @@ void bnn_destroy(bnn_context *context) {
   free(context->in);
   free(context->out);
   free(context);
+}
+
+const char *bnn_family(const bnn_context *context) {
+  const bnn_choice *choice = bnn_the_model.choice;
+  return context == NULL || choice == NULL ? "" : choice->families[context->family];
+}
+
+int32_t bnn_layer_runs(const bnn_context *context, int32_t index) {
+  const bnn_choice *choice = bnn_the_model.choice;
+  if (context == NULL || index < 0 || index >= bnn_the_model.num_layers) return 0;
+  return choice == NULL || (choice->layers[index] >> context->family & 1);
 }
 
 static bnn_status make_bounce(bnn_context *context) {
@@ -121,6 +142,10 @@ static bnn_status run_bound(bnn_context *context, double *layer_ms) {
   bnn_buffers buffers = {context->arena, context->in, context->out};
   double start = layer_ms ? now_ms() : 0;
   for (int32_t i = 0; i < model->num_layers; ++i) {
+    if (!bnn_layer_runs(context, i)) {
+      if (layer_ms) layer_ms[i] = 0;
+      continue;
+    }
     if (bnn_model_call(i, &buffers) != 0) {
       snprintf(context->message, sizeof context->message,
                "kernel %.60s of layer %.120s failed (out of memory?)", model->layers[i].kernel,

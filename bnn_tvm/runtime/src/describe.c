@@ -24,6 +24,15 @@ const bnn_layer_info *bnn_layer(int32_t index) {
   return &bnn_the_model.layers[index];
 }
 
+int32_t bnn_num_families(void) {
+  return bnn_the_model.choice == NULL ? 0 : bnn_the_model.choice->num_families;
+}
+
+const char *bnn_family_name(int32_t index) {
+  if (index < 0 || index >= bnn_num_families()) return NULL;
+  return bnn_the_model.choice->families[index];
+}
+
 const char *bnn_status_text(bnn_status status) {
   switch (status) {
     case BNN_OK: return "no error";
@@ -35,6 +44,9 @@ const char *bnn_status_text(bnn_status status) {
     case BNN_ERROR_KERNEL: return "a kernel failed";
     case BNN_ERROR_SELF_TEST: return "the self-test gave other values than expected";
     case BNN_ERROR_UNSUPPORTED: return "the model carries no test vector that can run here";
+    case BNN_ERROR_FAMILY:
+      return "the model has no family of kernels of this name (argument or BNN_TVM_KERNELS); ask for "
+             "one of bnn_family_name, or for none to leave it to the device";
   }
   return "unknown status";
 }
@@ -44,7 +56,8 @@ const bnn_api *bnn_get_api(void) {
       BNN_ABI_VERSION, sizeof(bnn_api),     bnn_version,      bnn_source,  bnn_num_inputs,
       bnn_num_outputs, bnn_num_layers,      bnn_input,        bnn_output,  bnn_layer,
       bnn_workspace_bytes, bnn_create,      bnn_destroy,      bnn_run,     bnn_run_profiled,
-      bnn_self_test,   bnn_error_message,   bnn_status_text,
+      bnn_self_test,   bnn_error_message,   bnn_status_text,  bnn_num_families,
+      bnn_family_name, bnn_create_with,     bnn_family,       bnn_layer_runs,
   };
   return &api;
 }

@@ -10,6 +10,22 @@ typedef struct bnn_expected {
   const float *values; /* at flat positions 0, stride, 2 * stride, ... */
 } bnn_expected;
 
+typedef struct bnn_known_core {
+  int32_t implementer, part; /* of MIDR_EL1; part -1 is any */
+  int32_t family;
+} bnn_known_core;
+
+/* Families of kernels among which each context has one; numbers are places in `families`. */
+typedef struct bnn_choice {
+  int32_t num_families;
+  const char *const *families;
+  const uint8_t *layers; /* for each kernel call a bit for each family that makes it */
+  int32_t num_cores;
+  const bnn_known_core *cores;
+  int32_t unknown;    /* for a core that `cores` lacks */
+  int32_t unreadable; /* where no core can be identified */
+} bnn_choice;
+
 typedef struct bnn_model {
   const char *version;
   const char *source;
@@ -21,6 +37,7 @@ typedef struct bnn_model {
   const bnn_expected *expected;    /* one per output, or NULL without a test vector */
   uint64_t test_seed;
   double test_atol, test_rtol, test_low, test_high;
+  const bnn_choice *choice; /* NULL where every kernel call is made in every run */
 } bnn_model;
 
 typedef struct bnn_buffers {
