@@ -104,7 +104,9 @@ CORES: dict[str, Core] = {
     "cortex-a34": _IN_ORDER.known_as(0xD02),
     "cortex-a35": _IN_ORDER.known_as(0xD04),
     "cortex-a53": _IN_ORDER.known_as(0xD03, (_QUALCOMM, 0x801)),
-    "cortex-a55": replace(_CNT, hoists=True).known_as(0xD05, (_QUALCOMM, 0x803), (_QUALCOMM, 0x805)),
+    "cortex-a55": replace(_CNT, hoists=True).known_as(
+        0xD05, (_QUALCOMM, 0x803), (_QUALCOMM, 0x805)
+    ),
     "cortex-a57": _CNT.known_as(0xD07),
     "cortex-a65": _CNT.known_as(0xD06),
     "cortex-a65ae": _CNT.known_as(0xD43),
