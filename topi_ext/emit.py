@@ -73,13 +73,17 @@ def view(buffer: tirx.Buffer, indices: list[Any], stmts: list[Stmt]) -> tirx.Buf
 
 
 def vload(buffer: tirx.Buffer, indices: list[Any], lanes: int) -> Any:
-    """Load `lanes` neighbours; the last index is the first of them."""
+    """Load `lanes` neighbours; the last index is the first of them. One is no vector."""
+    if lanes == 1:
+        return tirx.BufferLoad(buffer, indices)
     *outer, last = indices
     return tirx.BufferLoad(buffer, [*outer, tirx.Ramp(last, 1, lanes)])
 
 
 def vstore(buffer: tirx.Buffer, value: Any, indices: list[Any], lanes: int) -> Stmt:
-    """Store a vector to `lanes` neighbours; the last index is the first of them."""
+    """Store a vector to `lanes` neighbours; the last index is the first of them. One is none."""
+    if lanes == 1:
+        return tirx.BufferStore(buffer, value, indices)
     *outer, last = indices
     return tirx.BufferStore(buffer, value, [*outer, tirx.Ramp(last, 1, lanes)])
 

@@ -54,6 +54,8 @@ class Kernel:
     inverted: whether `pack_weights` inverts bits, so that agreeing taps are counted; then `counts`
         takes packed negated weights.
     fills: bits of the least part of a word that it can write on its own; 0: a whole word.
+    reassociates: float kernels that add and subtract before they multiply: they round differently
+        from a sum of products, and spread infinities to neighbours.
     rank: among kernels that support a shape on a target the highest wins; a number, or a function
         of (params, target).
     """
@@ -73,6 +75,7 @@ class Kernel:
     count_dtype: str = ""
     inverted: bool = False
     fills: int = 0
+    reassociates: bool = False
     rank: int | Callable[[ConvParams, Target], int] = 0
 
     def rank_for(self, params: ConvParams, target: Target) -> int:
@@ -119,13 +122,17 @@ def candidates(op: str, params: ConvParams, target: Target, dtype: str = "float3
     return sorted(rows, key=lambda k: (runs.index(k.isa), -k.rank_for(params, target)))
 
 
-def select(op: str, params: ConvParams, target: Target, dtype: str = "float32") -> Kernel:
-    """The best kernel for `op` on this shape and target.
+def select(
+    op: str, params: ConvParams, target: Target, dtype: str = "float32", direct: bool = False
+) -> Kernel:
+    """The best kernel for `op` on this shape and target; of those that do not reassociate, if
+    `direct`.
 
     A generic fallback exists for every op, any legal shape and both float types. Raises KeyError
     if `op` is unknown.
     """
     rows = candidates(op, params, target, dtype)
+    rows = [row for row in rows if not (direct and row.reassociates)]
     if not rows:
         raise KeyError(f"no kernel for {op} {params}")
     return rows[0]

@@ -29,6 +29,18 @@ LAYERS = [
     ConvParams(1, 28, 28, 128, 128, 3, 3, pads=(1, 1, 1, 1)),
 ]
 
+# Odd outputs, strides, pads and channels for the rows that transform tiles.
+WINOGRAD = [
+    "1x4x4x1-k3x3x1-s1x1-d1x1-p0,0,0,0-g1-v0",
+    "2x5x9x16-k3x3x37-s1x1-d1x1-p1,1,1,1-g1-v0",
+    "1x9x8x37-k3x3x16-s2x2-d1x1-p1,0,0,1-g1-v0",
+    "1x11x12x1-k5x5x16-s2x2-d1x1-p2,1,2,3-g1-v0",
+    "1x9x9x3-k5x5x37-s1x1-d1x1-p2,2,2,2-g1-v0",
+    "1x17x14x3-k7x7x64-s2x2-d1x1-p2,2,3,3-g1-v0",
+    "1x1x19x7-k1x3x16-s1x1-d1x1-p0,1,0,1-g1-v0",
+    "1x4x5x300-k3x3x140-s1x1-d1x1-p1,1,1,1-g1-v0",
+]
+
 needs_qemu = pytest.mark.skipif(
     arm64_program.missing_tool() is not None, reason=str(arm64_program.missing_tool())
 )
@@ -41,6 +53,9 @@ def _shapes(kernel: Kernel) -> Iterator[ConvParams]:
         yield ConvParams(1, 4, 4, 4, 12, 3, 3, pads=(1, 1, 1, 1), groups=4)
         return
     pixels, channels = kernel.tile["pixels"], kernel.tile["channels"]
+    if kernel.reassociates:
+        yield from map(ConvParams.parse, WINOGRAD)
+        return
     lanes = 16 // np.dtype(kernel.dtype).itemsize  # a multiple of it is read by vectors
     if kernel.op == "dense":
         yield ConvParams.dense(1, 5 * lanes, 2 * channels)
@@ -90,9 +105,10 @@ def test_float_kernels_match_the_reference_under_qemu(tmp_path: Path) -> None:
         case.check(outputs[name], what)
 
 
-def _assembly(core: str, params: ConvParams, dtype: str) -> str:
+def _assembly(core: str, params: ConvParams, dtype: str = "float32", direct: bool = False) -> str:
     target = arm64_program.arm64_target(core)
-    case = float_case.make(select("conv2d", params, target, dtype), params, "relu")
+    kernel = select("conv2d", params, target, dtype, direct)
+    case = float_case.make(kernel, params, "relu")
     func = schedule_primfunc(case.func, target).with_attr("global_symbol", "layer")
     built = tvm.get_global_func("target.build.llvm")(
         lower(tvm.IRModule({"layer": func}), target), target
@@ -105,7 +121,7 @@ def _assembly(core: str, params: ConvParams, dtype: str) -> str:
 def test_inner_loops_multiply_by_lane_and_spill_no_register(
     core: str, dtype: str, params: ConvParams
 ) -> None:
-    loops = arm64_program.loops_with(_assembly(core, params, dtype), "fmla")
+    loops = arm64_program.loops_with(_assembly(core, params, dtype, direct=True), "fmla")
     assert loops
     element, lanes = ("s", 4) if dtype == "float32" else ("h", 8)
     for loop in loops:
@@ -118,3 +134,20 @@ def test_inner_loops_multiply_by_lane_and_spill_no_register(
         )
         stack = [line for line in loop if "[sp" in line]
         assert not [line for line in stack if re.search(r"\bq\d+", line)], stack
+
+
+@pytest.mark.parametrize("core", ["cortex-a72", "cortex-a76", "cortex-x1"])
+@pytest.mark.parametrize("params", [LAYERS[0], LAYERS[3]], ids=str)
+def test_products_of_tiles_multiply_by_lane_and_spill_no_register(
+    core: str, params: ConvParams
+) -> None:
+    assert select("conv2d", params, arm64_program.arm64_target(core)).reassociates
+    loops = arm64_program.loops_with(_assembly(core, params), "fmla")
+    by_lane = [loop for loop in loops if any(re.match(r"fmla.*\.s\[\d\]$", line) for line in loop)]
+    # Epilogues multiply too; the loops of products have a lane of an input in each.
+    products = [loop for loop in by_lane if sum(line.startswith("fmla") for line in loop) > 40]
+    assert products
+    for loop in products:
+        lines = [line for line in loop if line.startswith("fmla")]
+        assert all(re.search(r"\.s\[\d\]$", line) for line in lines)
+        assert not [line for line in loop if re.match(r"(ld|st)[rp]\s+q.*\[sp", line)]
