@@ -175,7 +175,13 @@ def _build(
     cache = ObjectCache() if usable else None
     halves = recognition.halves
     lowered = pipeline.lower(
-        graph, spec, progress=progress, dump=options.dump, cache=cache, halves=halves
+        graph,
+        spec,
+        progress=progress,
+        dump=options.dump,
+        cache=cache,
+        halves=halves,
+        winograd=options.winograd,
     )
     program = lowered.program()
     inputs, outputs = _tensor_infos(graph)

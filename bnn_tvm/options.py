@@ -124,6 +124,12 @@ class CompileOptions:
         help="Shape of an input that the model leaves open: input=1,3,224,224 (repeatable).",
         metavar="NAME=DIMS",
     )
+    winograd: bool = _option(
+        True,
+        "--no-winograd",
+        help="Let float convolutions add up plain products: slower, but an infinity or NaN stays "
+        "within the windows that hold it.",
+    )
     runtime: Runtime = _option(
         "c",
         "--runtime",

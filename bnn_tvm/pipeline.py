@@ -118,9 +118,13 @@ def build(
     dump: Path | None = None,
     cache: ObjectCache | None = None,
     halves: frozenset[str] = frozenset(),
+    winograd: bool = True,
 ) -> Program:
     """`lower`, as calls in order."""
-    return lower(model, spec, progress=progress, dump=dump, cache=cache, halves=halves).program()
+    lowered = lower(
+        model, spec, progress=progress, dump=dump, cache=cache, halves=halves, winograd=winograd
+    )
+    return lowered.program()
 
 
 def lower(
@@ -131,6 +135,7 @@ def lower(
     dump: Path | None = None,
     cache: ObjectCache | None = None,
     halves: frozenset[str] = frozenset(),
+    winograd: bool = True,
 ) -> Lowered:
     """Lower a rewritten model (operators of ONNX and of domain bnn_tvm) for a target.
 
@@ -139,6 +144,7 @@ def lower(
     once. `progress` is told the name of each phase as it begins. With `dump`, the module after each
     phase is written into that folder. Functions whose object code is in `cache` stay unscheduled.
     halves: names of the nodes that compute in half precision where that is sound.
+    Without `winograd`, float convolutions add up plain products.
 
     Raises
     ------
@@ -163,7 +169,7 @@ def lower(
     for family in spec.families or ("",):
         label = f"-{family}" if family else ""
         tell("import")
-        imported = import_graph(graph, spec.selection_target(family or None))
+        imported = import_graph(graph, spec.selection_target(family or None), winograd)
         _dump(dump, f"2-imported{label}.py", imported.module.script)
 
         tell("fuse")

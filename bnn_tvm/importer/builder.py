@@ -36,9 +36,10 @@ class Builder:
     belongs to: Relax passes keep the names of bindings, not ONNX names.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, winograd: bool = True) -> None:
         self.bb = relax.BlockBuilder()
         self.target = target
+        self.winograd = winograd
         self.values: dict[str, Value] = {}
         self.origins: dict[str, tuple[str, str]] = {}
         self.opaque: set[str] = set()
@@ -278,6 +279,11 @@ class Builder:
             raise ValueError("a binarisation's thresholds vary along more than the channel axis")
         return full.reshape(-1)
 
-    def select(self, op: str, params: ConvParams, dtype: str = "float32") -> Kernel:
-        """The kernel for a layer on this target; dtype: of a float layer's data."""
-        return kernels.select(op, params, self.target, dtype)
+    def select(
+        self, op: str, params: ConvParams, dtype: str = "float32", direct: bool = False
+    ) -> Kernel:
+        """The kernel for a layer on this target; none that reassociates, if `direct` or asked.
+
+        dtype: of a float layer's data.
+        """
+        return kernels.select(op, params, self.target, dtype, direct or not self.winograd)

@@ -63,15 +63,17 @@ class Imported:
     opaque: frozenset[str]
 
 
-def import_graph(model: ir.Model, target: Target) -> Imported:
+def import_graph(model: ir.Model, target: Target, winograd: bool = True) -> Imported:
     """Translate a recognised graph whose shapes are static.
+
+    Without `winograd`, float convolutions add up plain products.
 
     Raises
     ------
     ModelError: TVM's importer does not take a node.
     """
     graph = model.graph
-    b = Builder(target)
+    b = Builder(target, winograd)
     parameters = []
     for index, value in enumerate(graph.inputs):
         dtype = value.dtype.numpy().name if value.dtype is not None else "float32"

@@ -13,6 +13,7 @@ from bnn_tvm.importer.value import FLOATS, Steps, Value, natural
 from bnn_tvm.passes.graph import shape_of
 from topi_ext.conv2d import needs_pad, pad_nhwc
 from topi_ext.params import ConvParams
+from topi_ext.winograd import sums_exactly
 
 
 def binarize(b: Builder, node: ir.Node, inputs: list[Value]) -> Value:
@@ -107,7 +108,7 @@ def conv(b: Builder, node: ir.Node, inputs: list[Value]) -> Value | None:
     p = conv_params(node, data.shape, weight.shape)
     w = weight.array.reshape(p.co, p.cig, p.kh, p.kw)
     op = "depthwise" if p.groups == p.ci and p.cig == 1 else "conv2d"
-    kernel = b.select(op, p, data.dtype)
+    kernel = b.select(op, p, data.dtype, direct=sums_exactly(w))
     x = b.channels_last_4d(data)
     if op == "conv2d" and needs_pad(p):
         x = b.emit_te("pad", lambda tensor: pad_nhwc(tensor, p), x)

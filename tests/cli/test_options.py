@@ -37,6 +37,7 @@ FLAGS = {
     "sign_zero": (["--sign-zero", "minus"], "minus"),
     "runtime": (["--runtime", "tvm"], "tvm"),
     "float16": (["--float16"], True),
+    "winograd": (["--no-winograd"], False),
     "cache": (["--no-cache"], False),
     "batch": (["--batch", "3"], 3),
     "shapes": (["--shape", "x=1,2", "--shape", "y=3"], (("x", (1, 2)), ("y", (3,)))),
