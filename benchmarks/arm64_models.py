@@ -274,6 +274,8 @@ def document(
         "priced too high. Every result was compared with onnxruntime's. `--float16` computes float",
         "layers in half precision: inexact. With random weights, as here, rounding turns signs at",
         "every binarisation, so its error says little about a trained network's.",
+        "The float layers' part of the FMA peak counts the multiply-adds of direct convolutions;",
+        "with the fewer ones of Winograd tiles (winograd.md) it may pass 100 %.",
         "",
         "| network | core | million cycles | binary layers | packing | float layers | other "
         "| float layers' part of the FMA peak | error |",

@@ -102,6 +102,7 @@ class Row:
     macs: int
     pad_ms: float
     ms: float
+    direct_ms: float  # by the kernel that adds up plain products; the same where that was chosen
     onnxruntime_ms: float
     speedup: float
     gmacs_per_s: float
@@ -110,10 +111,10 @@ class Row:
     compile_s: float
 
 
-def host_target() -> Target:
-    """This machine, one thread."""
+def host_target(mcpu: str | None = None) -> Target:
+    """This machine or a core whose code it runs, one thread."""
     llvm = tvm.target.codegen
-    cpu, triple = llvm.llvm_get_system_cpu(), llvm.llvm_get_system_triple()
+    cpu, triple = mcpu or llvm.llvm_get_system_cpu(), llvm.llvm_get_system_triple()
     return Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": 1})
 
 
@@ -145,7 +146,14 @@ def _serial(function: tirx.PrimFunc) -> tirx.PrimFunc:
 class Ours:
     """The layer compiled by topi_ext: a padding function where needed, and the layer's."""
 
-    def __init__(self, layer: Layer, target: Target, x: np.ndarray, weights: dict[str, Any]):
+    def __init__(
+        self,
+        layer: Layer,
+        target: Target,
+        x: np.ndarray,
+        weights: dict[str, Any],
+        direct: bool = False,
+    ):
         p, start = layer.params, time.perf_counter()
         nhwc = x.transpose(0, 2, 3, 1) if x.ndim == 4 else x
         given = np.ascontiguousarray(x if layer.from_nchw else nhwc)
@@ -160,7 +168,7 @@ class Ours:
             given = padded
         operands = [given]
         if layer.kind in MAC_KINDS:
-            kernel = select(layer.kind, p, target)
+            kernel = select(layer.kind, p, target, direct=direct)
             self.kernel = kernel.name
             operands += [*kernel.pack_weights(weights["w"], p), weights["scale"], weights["offset"]]
         places = [te.placeholder(a.shape, "float32", f"in{i}") for i, a in enumerate(operands)]
@@ -304,9 +312,11 @@ def peak_loop(target: Target) -> Callable[[int], float]:
     )
 
 
-def measure(layers: list[Layer], rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
+def measure(
+    layers: list[Layer], rounds: int, progress: Callable[[str], None], mcpu: str | None = None
+) -> dict[str, Any]:
     """All rows, and the peak in multiply-adds a second."""
-    target, rng = host_target(), np.random.default_rng(0)
+    target, rng = host_target(mcpu), np.random.default_rng(0)
     tvm.get_global_func("runtime.config_threadpool")(1, 1)
     peak_of = peak_loop(target)
     identity = _model([helper.make_node("Identity", ["x"], ["y"])], {}, (1, 4))
@@ -324,6 +334,7 @@ def measure(layers: list[Layer], rounds: int, progress: Callable[[str], None]) -
             "offset": rng.standard_normal(p.co).astype(np.float32),
         }
         ours = Ours(layer, target, x, weights)
+        direct = Ours(layer, target, x, weights, direct=True)
         model = onnx_layer(layer, weights, shape)
         theirs = [
             OnnxRuntime(model, x, level)
@@ -331,7 +342,11 @@ def measure(layers: list[Layer], rounds: int, progress: Callable[[str], None]) -
         ]
         best: dict[str, float] = {}
         for _ in range(rounds):
-            times = ours.run(5) | {f"ort{i}": t.run(5) for i, t in enumerate(theirs)}
+            times = (
+                ours.run(5)
+                | {"direct": direct.run(5)["layer"]}
+                | {f"ort{i}": t.run(5) for i, t in enumerate(theirs)}
+            )
             times["empty"] = empty.run(5)
             peak = max(peak, peak_of(2))
             best = {key: min(value, best.get(key, value)) for key, value in times.items()}
@@ -339,7 +354,10 @@ def measure(layers: list[Layer], rounds: int, progress: Callable[[str], None]) -
         expected, actual = theirs[0].result.numpy(), ours.output.numpy()
         if actual.ndim == 4:
             actual = actual.transpose(0, 3, 1, 2)
-        seconds = best["layer"] + best.get("pad", 0.0)
+        pad = best.get("pad", 0.0)
+        same = direct.kernel == ours.kernel
+        layer_s = min(best["layer"], best["direct"]) if same else best["layer"]
+        seconds = layer_s + pad
         macs = p.macs if layer.kind in MAC_KINDS else 0
         rows.append(
             Row(
@@ -347,8 +365,9 @@ def measure(layers: list[Layer], rounds: int, progress: Callable[[str], None]) -
                 case=str(p),
                 kernel=ours.kernel,
                 macs=macs,
-                pad_ms=best.get("pad", 0.0) * 1e3,
+                pad_ms=pad * 1e3,
                 ms=seconds * 1e3,
+                direct_ms=(best["direct"] + pad) * 1e3 if not same else seconds * 1e3,
                 onnxruntime_ms=ort_s * 1e3,
                 speedup=ort_s / seconds,
                 gmacs_per_s=macs / seconds / 1e9,
@@ -366,6 +385,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="layers whose name contains this")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--mcpu", help="core as LLVM names it, such as x86-64-v3: default this one")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
     layers = [layer for layer in LAYERS if args.only in layer.name]
@@ -376,7 +396,7 @@ def main(argv: list[str] | None = None) -> int:
         if sys.stderr.isatty():
             print(name, file=sys.stderr)
 
-    found = measure(layers, args.rounds, progress)
+    found = measure(layers, args.rounds, progress, args.mcpu)
     if args.json:
         print(json.dumps({**found, "layers": [asdict(row) for row in found["layers"]]}, indent=1))
         return 0
@@ -386,7 +406,16 @@ def main(argv: list[str] | None = None) -> int:
     table = Table(title=f"peak {found['peak_gmacs_per_s']:.1f} GMAC/s, one thread")
     for column in ("layer", "kernel"):
         table.add_column(column)
-    for column in ("ms", "of it pad", "ORT ms", "speedup", "GMAC/s", "% of peak", "max error"):
+    for column in (
+        "ms",
+        "of it pad",
+        "direct ms",
+        "ORT ms",
+        "speedup",
+        "GMAC/s",
+        "% of peak",
+        "max error",
+    ):
         table.add_column(column, justify="right")
     for row in found["layers"]:
         table.add_row(
@@ -394,6 +423,7 @@ def main(argv: list[str] | None = None) -> int:
             row.kernel,
             f"{row.ms:.4f}",
             f"{row.pad_ms:.4f}",
+            f"{row.direct_ms:.4f}",
             f"{row.onnxruntime_ms:.4f}",
             f"{row.speedup:.2f}",
             *((f"{row.gmacs_per_s:.1f}", f"{100 * row.share_of_peak:.0f}") if row.macs else "--"),
