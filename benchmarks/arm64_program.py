@@ -23,6 +23,7 @@ from tvm.target import Target
 from tvm.tirx import PrimFunc
 
 from bnn_tvm.export.kernels_abi import lower
+from bnn_tvm.export.link import runtime_dir
 from topi_ext import bitpack, reference, threshold
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
@@ -133,6 +134,12 @@ def missing_tool() -> str | None:
 def arm64_target(core: str) -> Target:
     """The target of a core as LLVM names it."""
     return Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": core})
+
+
+def sme2_target(core: str = "generic") -> Target:
+    """A target with SME2: by the core, or for the generic one by the feature."""
+    fields = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": core}
+    return Target({**fields, **({"mattr": ["+sme2"]} if core == "generic" else {})})
 
 
 def prepare_case(case: Case | PackCase, target: Target) -> Prepared:
@@ -269,14 +276,18 @@ def link(prepared: tuple[Prepared, ...], assembly: str, directory: Path) -> Prog
     source.write_text(_c_source(prepared, directory))
     zig = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl"]
     flags = ["-O1", "-static", "-no-pie", "-nostdlib", "-ffreestanding", "-fno-sanitize=all"]
-    subprocess.run([*zig, *flags, str(source), str(objects), "-o", str(path)], check=True)
+    files = [str(source), str(runtime_dir() / "src" / "sme.c"), str(objects)]
+    subprocess.run([*zig, *flags, *files, "-o", str(path)], check=True)
     return Program(path, prepared, assembly)
 
 
-def run(program: Program) -> dict[str, np.ndarray]:
-    """The outputs by case name, from a run under qemu. Raises CalledProcessError on a crash."""
+def run(program: Program, qemu: Sequence[str] = ("qemu-aarch64",)) -> dict[str, np.ndarray]:
+    """The outputs by case name, from a run under `qemu` (a command with its options).
+
+    Raises CalledProcessError on a crash.
+    """
     out = program.path.with_suffix(".out")
-    subprocess.run(["qemu-aarch64", str(program.path), str(out)], check=True)
+    subprocess.run([*qemu, str(program.path), str(out)], check=True)
     return read_outputs(program, out)
 
 

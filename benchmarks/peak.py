@@ -44,6 +44,7 @@ class PeakLoop:
 LOOPS = {
     "avx512_vpopcntdq": PeakLoop("uint32", 16, 12),
     "avx2": PeakLoop("uint8", 32, 6),
+    "sme2": PeakLoop("uint8", 16, 12),  # of NEON: no peak of BMOPA is known
     "neon": PeakLoop("uint8", 16, 12),
     "neon32": PeakLoop("uint8", 16, 6),
     "generic": PeakLoop("uint32", 4, 4),

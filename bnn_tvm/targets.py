@@ -247,6 +247,8 @@ _ARM64_FEATURES: dict[str, str] = {
     "bf16": "bf16",
     "sve": "sve",
     "sve2": "sve2",
+    "sme": "sme",
+    "sme2": "sme2",
 }
 _ARM32_FEATURES: dict[str, str] = {
     "neon": "neon",

@@ -19,7 +19,7 @@ from .isa import isa_of
 PARTITION = "pragma_loop_partition_hint"
 
 # float32 numbers in eight vector registers: enough sums in flight to hide an addition's latency.
-_RUN = {"avx512_vpopcntdq": 128, "avx2": 64, "neon": 32, "neon32": 16, "generic": 16}
+_RUN = {"avx512_vpopcntdq": 128, "avx2": 64, "sme2": 32, "neon": 32, "neon32": 16, "generic": 16}
 
 
 def channel_run(channels: int, target: Target, halves: bool = False) -> int:

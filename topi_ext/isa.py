@@ -7,12 +7,13 @@ from typing import Literal
 from tvm.target import Target
 from tvm.target.codegen import target_has_features
 
-Isa = Literal["avx512_vpopcntdq", "avx2", "neon", "neon32", "generic"]
+Isa = Literal["avx512_vpopcntdq", "avx2", "sme2", "neon", "neon32", "generic"]
 
 # Every ISA a kernel may name, with those whose kernels run on it too, best first.
 RUNS_ON: dict[str, tuple[str, ...]] = {
     "avx512_vpopcntdq": ("avx512_vpopcntdq", "avx2", "generic"),
     "avx2": ("avx2", "generic"),
+    "sme2": ("sme2", "neon", "generic"),
     "neon": ("neon", "generic"),
     "neon32": ("neon32", "generic"),
     "generic": ("generic",),
@@ -34,7 +35,7 @@ def isa_of(target: Target) -> Isa:
             return "avx512_vpopcntdq"
         return "avx2" if target_has_features(["avx2"], target) else "generic"
     if arch in ("aarch64", "arm64"):
-        return "neon"
+        return "sme2" if target_has_features(["sme2"], target) else "neon"
     if arch.startswith("arm") and target_has_features(["neon"], target):
         return "neon32"
     return "generic"

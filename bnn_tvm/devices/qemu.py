@@ -300,10 +300,14 @@ class QemuModel:
         if process.returncode != 0:
             what = stderr.strip()[-1000:] or f"exit code {process.returncode}"
             raise DeviceError(
-                f"the run under {self._device.name} failed: {what}",
-                hint="does the target's --mcpu ask for more than qemu emulates?",
+                f"the run under {self._device.name} failed: {what}", hint=self._failure_hint()
             )
         return stdout
+
+    def _failure_hint(self) -> str:
+        if "sme2" in self.metadata.features:
+            return "SME2 needs qemu 10.1 or newer; --mattr -sme2 does without"
+        return "does the target's --mcpu ask for more than qemu emulates?"
 
     def _wait(self, process: subprocess.Popen[str], grows: Path | None) -> tuple[str, str]:
         seen = 0

@@ -150,7 +150,13 @@ def _layer_table(layers: Sequence[LayerInfo]) -> str:
 
 def _features(features: Sequence[str]) -> str:
     rows = "".join(f"{c_string(f)}, " for f in features)
-    return f"static const char *const the_features[] = {{{rows}0}};\n"
+    lacks = "this processor lacks an instruction set the model was built for"
+    if features:
+        lacks += f"; it uses {', '.join(features)}"
+    return (
+        f"static const char *const the_features[] = {{{rows}0}};\n"
+        f"static const char the_cpu_text[] = {c_string(lacks)};\n"
+    )
 
 
 def _test_table(metadata: Metadata) -> str:
@@ -208,7 +214,7 @@ def _model(program: Program, memory: MemoryPlan, metadata: Metadata) -> str:
         f"  {c_string(metadata.tool_version)}, {c_string(metadata.source)},\n"
         f"  {len(metadata.inputs)}, {len(metadata.outputs)}, {len(program.calls)},\n"
         f"  the_inputs, the_outputs, the_layers, {memory.arena_bytes}u,\n"
-        f"  the_features, {tail},\n"
+        f"  the_features, the_cpu_text, {tail},\n"
         f"  {'&the_choice' if program.choice else '0'}\n"
         "};\n"
     )

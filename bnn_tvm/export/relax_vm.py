@@ -60,6 +60,8 @@ def build_for_vm(
         def zig(output: str, files: Sequence[str], options: object = None) -> None:
             flags = ["-shared", "-s", *link.link_flags(spec.zig_target)]
             arguments = ["cc", "-target", spec.zig_target, *flags, *map(str, files)]
+            if "sme2" in spec.features:
+                arguments.append(str(link.runtime_dir() / "src" / "sme.c"))
             if is_android(spec.triple):  # whose linker looks in the libraries named alone
                 arguments += link.libraries(spec.zig_target, Path(folder))
             link.run_zig([*arguments, "-o", output], Path(folder), link.TIMEOUT_S)

@@ -24,7 +24,7 @@ from bnn_tvm.importer.pool import read_pool
 from bnn_tvm.importer.value import Bits, Value
 from bnn_tvm.passes.graph import BNN_DOMAIN, constant, only_user, shape_of
 from topi_ext import threshold
-from topi_ext.isa import isa_of
+from topi_ext.isa import RUNS_ON, isa_of
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
 from topi_ext.pool import or_pool2d_nhwc
@@ -99,7 +99,7 @@ def as_bits(
 
 def rounds_once(b: Builder) -> bool:
     """Whether the target computes scale * x + offset with one rounding: TVM lets LLVM fuse them."""
-    return isa_of(b.target) == "neon" or target_has_features(["fma"], b.target)
+    return "neon" in RUNS_ON[isa_of(b.target)] or target_has_features(["fma"], b.target)
 
 
 def follow(b: Builder, node: ir.Node, data: Value) -> Value | None:

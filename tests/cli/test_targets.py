@@ -20,6 +20,8 @@ from bnn_tvm.options import CompileOptions
         ({"target": "arm64", "mattr": "+dotprod"}, "neon", "dotprod"),
         ({"target": "arm64-android"}, "neon", "neon"),
         ({"target": "arm64-android", "mcpu": "cortex-a76"}, "neon", "dotprod"),
+        ({"target": "arm64", "mattr": "+sme2"}, "sme2", "sme2"),
+        ({"target": "arm64", "mcpu": "apple-m4", "mattr": "-sme2"}, "neon", "dotprod"),
         ({"target": "armv7"}, "neon32", "vfp4"),
         ({"target": "x86_64"}, "avx2", "fma"),
         ({"target": "x86_64", "mcpu": "znver4"}, "avx512_vpopcntdq", "avx512bitalg"),

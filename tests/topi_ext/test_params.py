@@ -51,6 +51,8 @@ def test_impossible_shapes_are_refused(values: tuple, message: str) -> None:
         ("x86_64-linux-gnu", "x86-64-v3", "avx2"),
         ("x86_64-linux-gnu", "x86-64", "generic"),
         ("aarch64-linux-gnu", "cortex-a53", "neon"),
+        ("aarch64-linux-gnu", "neoverse-v2", "neon"),
+        ("aarch64-linux-gnu", "apple-m4", "sme2"),
         ("armv7-linux-gnueabihf", "cortex-a7", "neon32"),
         ("riscv64-linux-gnu", "generic-rv64", "generic"),
     ],

@@ -39,7 +39,7 @@ const char *bnn_status_text(bnn_status status) {
     case BNN_ERROR_ARGUMENT: return "an argument is NULL or out of range";
     case BNN_ERROR_MEMORY: return "out of memory";
     case BNN_ERROR_THREAD: return "a thread could not be started, or the process has no thread key left";
-    case BNN_ERROR_CPU: return "this processor lacks an instruction set the model was built for";
+    case BNN_ERROR_CPU: return bnn_the_model.cpu_text;
     case BNN_ERROR_BUSY: return "the context is in use by another thread; make one per thread";
     case BNN_ERROR_KERNEL: return "a kernel failed";
     case BNN_ERROR_SELF_TEST: return "the self-test gave other values than expected";

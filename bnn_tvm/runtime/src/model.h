@@ -34,6 +34,7 @@ typedef struct bnn_model {
   const bnn_layer_info *layers;
   uint64_t arena_bytes;
   const char *const *cpu_features; /* LLVM's names, NULL at the end */
+  const char *cpu_text;            /* what BNN_ERROR_CPU says: the same names */
   const bnn_expected *expected;    /* one per output, or NULL without a test vector */
   uint64_t test_seed;
   double test_atol, test_rtol, test_low, test_high;

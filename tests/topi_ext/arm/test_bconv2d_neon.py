@@ -162,7 +162,7 @@ def test_the_table_chooses_these_kernels_for_arm64() -> None:
         *((core, "cnt") for core in ("generic", "cortex-a53", "cortex-a55", "cortex-a72")),
         *((core, "cnt") for core in ("cortex-a73", "cortex-x1", "thunderx2t99")),
         *((core, "tbl") for core in ("cortex-a76", "cortex-a78", "cortex-a710", "cortex-x2")),
-        *((core, "tbl") for core in ("neoverse-n1", "neoverse-n2", "neoverse-v2", "apple-m4")),
+        *((core, "tbl") for core in ("neoverse-n1", "neoverse-n2", "neoverse-v2", "apple-m3")),
         *((core, "tbl4") for core in ("cortex-a510", "cortex-a520")),
     ],
 )
