@@ -98,7 +98,7 @@ CORES += ("cortex-x1", "cortex-x3", "cortex-x4", "neoverse-n1")
 TAKES = {"cnt": "cortex-a72", "tbl": "cortex-a76", "tbl5": "cortex-a76", "tbl4": "cortex-a510"}
 
 _DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "arm64.md"
-_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "tools" / "armcost" / "armcost.py"
+ARMCOST = Path(__file__).resolve().parents[2] / "shared" / "tools" / "armcost" / "armcost.py"
 
 
 def families() -> list[str]:
@@ -301,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--layer", action="append", choices=list(known), help="default: dabnn's six"
     )
-    parser.add_argument("--armcost", type=Path, default=_BESIDE, help="path of armcost.py")
+    parser.add_argument("--armcost", type=Path, default=ARMCOST, help="path of armcost.py")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
     missing = arm64_program.missing_tool()

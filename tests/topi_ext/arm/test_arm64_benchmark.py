@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import arm64, arm64_program
+from benchmarks import arm64, arm64_program, arm64_sme2, sme_qemu
 
-ARMCOST = arm64._BESIDE
+ARMCOST = arm64.ARMCOST
 needs_armcost = pytest.mark.skipif(
     arm64_program.missing_tool() is not None or not ARMCOST.is_file(),
     reason=arm64_program.missing_tool() or f"no armcost at {ARMCOST}",
@@ -76,3 +76,30 @@ def test_missing_armcost_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert arm64.main(["--armcost", str(tmp_path / "none.py")]) == 4
     message = capsys.readouterr().err
     assert "--armcost" in message or arm64_program.missing_tool() is not None
+
+
+@pytest.mark.skipif(sme_qemu.missing() is not None, reason=str(sme_qemu.missing()))
+@needs_armcost
+def test_sme2_counts_stay_within_the_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    layers = ["--layer", "56x56x64 k3", "--layer", "7x7x512 k3"]
+    assert arm64_sme2.main(["--json", "--bits", "512", *layers, "--armcost", str(ARMCOST)]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["layer"] for row in rows] == layers[1::2]
+    for row, most in zip(rows, (0.61, 0.15), strict=True):
+        assert 128 / 8192 <= row["vector_ops_per_128"] < row["instructions_per_128"] <= most, row
+        assert row["correct"] is True and row["vector_bits"] == 512
+
+
+def test_sme2_counts_say_what_they_lack(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, expected in (("9.2.1", "needs qemu 10.1 or newer"), ("10.1.0", "--armcost")):
+        qemu = tmp_path / version
+        qemu.write_text(f"#!/bin/sh\necho qemu-aarch64 version {version}\n")
+        qemu.chmod(0o755)
+        monkeypatch.setenv("BNN_TVM_SME_QEMU", str(qemu))
+        monkeypatch.setattr(arm64_program, "missing_tool", lambda: None)
+        sme_qemu.missing.cache_clear()
+        assert arm64_sme2.main(["--armcost", str(tmp_path / "none.py")]) == 4
+        assert expected in capsys.readouterr().err
+    sme_qemu.missing.cache_clear()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tvm
+from tvm import te
 from tvm.target import Target
 
 from benchmarks import arm64_program, sme_qemu
@@ -16,6 +18,7 @@ from benchmarks.arm64 import LAYERS
 from benchmarks.arm64_program import Case, Program, sme2_target
 from bnn_tvm.export.link import runtime_dir
 from tests.topi_ext.arm.test_bconv2d_neon import NAMED
+from topi_ext import reference
 from topi_ext.arm_cpu.agreement import MAX_TAPS
 from topi_ext.arm_cpu.bconv2d_sme2 import ROW, supports
 from topi_ext.arm_cpu.cores import CORES
@@ -163,3 +166,23 @@ def test_padding_bits_of_the_weights_never_agree() -> None:
     assert np.all(rows[0] == 0xFFFFFFFF)
     rows, *_ = ROW.pack_weights(-np.ones((9, 3, 1, 1), np.int8), params)
     assert np.all(rows[0, :9] == 0xFFFFFFF8)
+
+
+@pytest.mark.parametrize("params", [*AROUND[3:5], AROUND[6]], ids=str)
+def test_the_definitions_say_what_the_hand_made_loops_do(params: ConvParams) -> None:
+    """As written in TE, on this machine: what runs where a reshape is fused behind the kernel."""
+    rng = np.random.default_rng(3)
+    p = params
+    signs, weights = (
+        rng.choice(np.array([-1, 1], np.int8), shape)
+        for shape in ((p.n, p.h, p.w, p.ci), (p.co, p.cig, p.kh, p.kw))
+    )
+    arrays = [reference.pack_padded(signs, p, WORD), *ROW.pack_weights(weights, p)]
+    packed, *rest = (te.placeholder(a.shape, str(a.dtype), f"in{i}") for i, a in enumerate(arrays))
+    assert ROW.prepare is not None
+    result = ROW.compute(ROW.prepare(packed, p), *rest, params=p)
+    func = te.create_prim_func([packed, *rest, result])
+    module = tvm.compile(func.with_attr("global_symbol", "main"), target="llvm")
+    out = tvm.runtime.tensor(np.zeros(p.out_shape, np.int32))
+    module["main"](*map(tvm.runtime.tensor, arrays), out)
+    np.testing.assert_array_equal(out.numpy(), reference.bconv2d(signs, weights, p))
