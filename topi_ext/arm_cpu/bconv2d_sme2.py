@@ -145,7 +145,7 @@ class _Writer:
         rest = p.cog - last_block * plan.width
         channels = let("channels", tirx.min(plan.width, p.cog - block * plan.width), stmts)
         tiles = self._tiles(counts, group, first, rows, block * plan.width, channels)
-        stmts += sme_intrin.streaming("count_differing", tiles)
+        stmts += sme_intrin.streaming("count_agreeing", tiles)
 
         def outputs(count: int) -> Stmt:
             args = (counts, group, first, rows, block)
