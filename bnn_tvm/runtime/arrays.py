@@ -10,12 +10,12 @@ import numpy as np
 from bnn_tvm.errors import UsageError
 from bnn_tvm.export.metadata import TensorInfo
 
-#: The runtime uses buffers at multiples of this as they are, and copies others.
+#: The runtime uses buffers at multiples of this as they are, and copies others to memory it keeps.
 ALIGNMENT = 64
 
 
 def check_inputs(given: Any, infos: Sequence[TensorInfo]) -> list[np.ndarray]:
-    """The arrays of `given` in the order of `infos`, contiguous and aligned.
+    """The arrays of `given` in the order of `infos`, contiguous; copies only of what is not.
 
     `given` is a mapping from input names to arrays; a bare array is accepted where there is one
     input. Raises `UsageError` for a wrong name, shape or dtype.
@@ -61,11 +61,7 @@ def _check_array(value: Any, info: TensorInfo) -> np.ndarray:
             node=info.name,
             hint="the shape was fixed when the model was compiled: --batch and --shape change it",
         )
-    if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
-        return array
-    copy = empty_aligned(info)
-    copy[...] = array
-    return copy
+    return np.asarray(array, order="C")
 
 
 def empty_aligned(info: TensorInfo) -> np.ndarray:
