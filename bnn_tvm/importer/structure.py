@@ -113,18 +113,30 @@ def slices(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
 
 
 def gather(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
-    """Gather by constant indices."""
-    data, indices = inputs[0], inputs[1].array
+    """Gather along one axis. Indices that are computed stay within the axis, whatever they are."""
+    data, indices = inputs[0], inputs[1]
     axis = node.attributes["axis"].as_int() % data.rank if "axis" in node.attributes else 0
-    extent = data.shape[axis]
-    if indices is None or np.any((indices < -extent) | (indices >= extent)):
+    extent, array = data.shape[axis], indices.array
+    chosen: relax.Expr
+    if array is None:
+        given = b.stored(indices)
+        behind = b.emit(relax.op.add(given, relax.const(extent, indices.dtype)))
+        below = b.emit(relax.op.less(given, relax.const(0, indices.dtype)))
+        chosen = b.emit(relax.op.where(below, behind, given))
+    elif np.any((array < -extent) | (array >= extent)):
         return generic(b, node, list(inputs))
-    chosen = np.where(indices < 0, indices + extent, indices).astype(np.int32)
+    else:
+        chosen = relax.const(np.where(array < 0, array + extent, array).astype(np.int32))
     shape = shape_of(node.outputs[0])
-    if chosen.ndim == 1:
+    if indices.rank == 1:
         place = data.order.index(axis)
-        expr = relax.op.take(b.stored(data, data.order), relax.const(chosen), place, mode="clip")
+        expr = relax.op.take(b.stored(data, data.order), chosen, place, mode="clip")
         return [b.new(b.emit(expr), shape, data.dtype, data.order)]
-    expr = relax.op.take(b.stored(data), relax.const(chosen.reshape(-1)), axis, mode="clip")
-    flat = b.emit(relax.op.reshape(b.emit(expr), shape))
-    return [b.new(flat, shape, data.dtype, natural(len(shape)))]
+    count = int(np.prod(indices.shape, dtype=np.int64))
+    if array is None:
+        flat = b.emit(relax.op.reshape(chosen, (count,)))
+    else:
+        flat = relax.const(chosen.value.numpy().reshape(-1))
+    taken = b.emit(relax.op.take(b.stored(data), flat, axis, mode="clip"))
+    result = b.emit(relax.op.reshape(taken, shape))
+    return [b.new(result, shape, data.dtype, natural(len(shape)))]

@@ -138,3 +138,24 @@ def test_equal_layers_share_one_kernel(spec) -> None:
     layers = [call for call in program.calls if call.macs]
     assert [call.layer for call in layers] == ["a", "b", "c"]
     assert len({call.symbol for call in layers}) == 1
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 2)])
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_gather_by_an_input(shape: tuple[int, ...], kind: str, spec) -> None:
+    dims = ",".join(map(str, shape))
+    table = np.arange(20, dtype=np.float32).reshape(5, 4)
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 9, opset_import: ["" : 18]>
+        g ({kind}[{dims}] i) => (y) {{ y = Gather<axis=0>(table, i) }}""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(table, "table"))
+    model.graph.node[0].name = "y"
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    indices = np.array([4, -5, -1, 0][: int(np.prod(shape))], kind).reshape(shape)
+    program = pipeline.build(model, spec)
+    (result,) = run_program(program, spec.tvm_target(), {"i": indices})
+    np.testing.assert_array_equal(result, table[indices])
+    # Where ONNX has no answer, no memory beside the table is read.
+    far = np.full(shape, 10**6, kind)
+    (result,) = run_program(program, spec.tvm_target(), {"i": far})
+    np.testing.assert_array_equal(result, table[np.full(shape, 4)])
