@@ -68,7 +68,8 @@ def test_verify_states_the_tolerance(cli, digits: Path) -> None:
     outcome = cli("verify", *ARM, "--samples", "1", digits)
     assert outcome.code == 0, outcome.out
     rows = {line.split()[0]: line for line in outcome.out.splitlines() if line.strip()}
-    assert "float16" in rows[LOGITS] and "equal within half precision" in rows[LOGITS]
+    # A narrow terminal breaks the line behind these words.
+    assert "float16" in rows[LOGITS] and "equal within half" in rows[LOGITS]
     assert "exact" not in rows[LOGITS]
     assert (
         "binary" in rows["/block1/conv/Conv_output_0"]

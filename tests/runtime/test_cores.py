@@ -53,7 +53,8 @@ def ask(check: Path, *arguments: object, cpus: set[int] | None = None) -> str:
         text=True,
         timeout=60,
         check=True,
-        preexec_fn=(lambda: os.sched_setaffinity(0, cpus)) if cpus else None,
+        # Other tests' thread pools may have bound this process to one processor since.
+        preexec_fn=lambda: os.sched_setaffinity(0, cpus or CPUS),
     )
     return done.stdout.strip()
 
