@@ -56,7 +56,7 @@ DABNN = {
 class Layer:
     """The kernel calls of one layer and kind, with or without MACs, and their modelled cycles.
 
-    kernel: of the last of them.
+    kernel: of the last of them. bound: cycles by pipes and front end alone, without latencies.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Layer:
     kernel: str
     macs: int
     cycles: float
+    bound: float
     instructions: int
 
 
@@ -193,9 +194,19 @@ def measure_model(
     layers = []
     for step, ((layer, kind, _), calls) in enumerate(_groups(program).items()):
         region = regions[f"k{step}"]
-        cycles = float(region["cores"][model]["cycles"])
+        price = region["cores"][model]
         macs = sum(call.macs for call in calls)
-        layers.append(Layer(layer, kind, calls[-1].kernel, macs, cycles, region["instructions"]))
+        layers.append(
+            Layer(
+                layer,
+                kind,
+                calls[-1].kernel,
+                macs,
+                float(price["cycles"]),
+                float(price["resource_bound"]),
+                region["instructions"],
+            )
+        )
     return layers, _error(proto, x, np.fromfile(out, np.float32))
 
 
@@ -237,11 +248,12 @@ def tolerance(core: str) -> float:
     return HALF_TOLERANCE if core.endswith(HALF) else TOLERANCE
 
 
-def fma_share(layers: list[Layer], core: str) -> float:
+def fma_share(layers: list[Layer], core: str, latencies: bool = True) -> float:
     """The part of the peak multiply-add rate that the float layers reach, by a key of `CORES`."""
     found = float_layers(layers)
     peak = FMA_PEAK[CORES[core]] * (2 if core.endswith(HALF) else 1)
-    return sum(one.macs for one in found) / peak / sum(one.cycles for one in found)
+    cycles = sum(one.cycles if latencies else one.bound for one in found)
+    return sum(one.macs for one in found) / peak / cycles
 
 
 def against_dabnn(layers: list[Layer], model: str) -> tuple[float, float]:
@@ -275,7 +287,8 @@ def document(
         "layers in half precision: inexact. With random weights, as here, rounding turns signs at",
         "every binarisation, so its error says little about a trained network's.",
         "The float layers' part of the FMA peak counts the multiply-adds of direct convolutions;",
-        "with the fewer ones of Winograd tiles (winograd.md) it may pass 100 %.",
+        "with the fewer ones of Winograd tiles (winograd.md) it may pass 100 %. The second figure",
+        "leaves latencies out: the truth of an in-order core lies between the two, nearer to it.",
         "",
         "| network | core | million cycles | binary layers | packing | float layers | other "
         "| float layers' part of the FMA peak | error |",
@@ -287,7 +300,7 @@ def document(
             kind = {"binary-conv": "binary", "pack": "pack"}.get(one.kind)
             parts[kind or ("float" if one.macs else "other")] += one.cycles
         cells = [f"{value / 1e6:.2f}" for value in (sum(parts.values()), *parts.values())]
-        share = f"{fma_share(layers, core):.0%}"
+        share = f"{fma_share(layers, core):.0%}, {fma_share(layers, core, latencies=False):.0%}"
         lines.append(f"| {network} | {core} | {' | '.join(cells)} | {share} | {error:.0e} |")
     lines += [
         "",
