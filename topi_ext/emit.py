@@ -64,11 +64,12 @@ def view(buffer: tirx.Buffer, indices: list[Any], stmts: list[Stmt]) -> tirx.Buf
     at: Any = 0
     for extent, index in zip(extents, indices, strict=True):
         at = at * extent + index
-    # Bound first: TVM's elimination of common subexpressions does not look into declarations.
+    # Bound first: TVM's elimination of common subexpressions does not look into declarations. The
+    # address too: the simplifier would put a short index back into the declaration.
     at = let("at", at, stmts)
     rest = tirx.decl_buffer((math.prod(extents),), buffer.ty.dtype, "view")
     first = tirx.BufferLoad(buffer, [*[0] * (len(extents) - 1), at])
-    stmts.append(tirx.DeclBuffer(rest, data=tirx.address_of(first)))
+    stmts.append(tirx.DeclBuffer(rest, data=let("start", tirx.address_of(first), stmts)))
     return rest
 
 

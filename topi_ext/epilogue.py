@@ -150,11 +150,13 @@ class Epilogue:
         return PrimFunc(self.func.params, body, self.func.ret_type, self.func.attrs)
 
 
-def extract_epilogue(func: PrimFunc, stage: str = "acc") -> Epilogue | None:
+def extract_epilogue(func: PrimFunc, stage: str = "acc", bare: bool = False) -> Epilogue | None:
     """What follows the block annotated as `stage`, inlined to one store per element.
 
-    None if the last block does not read the accumulator element by element (a reshape is fused
-    behind it, say): then only schedule primitives will do. Raises LookupError without the stage.
+    bare: if nothing follows, the epilogue is the store of the accumulator itself, else None.
+    None as well if the last block does not read the accumulator element by element (a reshape is
+    fused behind it, say): then only schedule primitives will do. Raises LookupError without the
+    stage.
     """
     sch = Schedule(func)
     anchor = find_stage(sch, stage)
@@ -167,6 +169,11 @@ def extract_epilogue(func: PrimFunc, stage: str = "acc") -> Epilogue | None:
         if not any(region.source.same_as(other) for other in known):
             reads.append(region.source)
     block = sch.get(last)
+    if bare and block.same_as(sch.get(anchor)):
+        index = [tirx.Var(f"i{dim}", "int64") for dim in range(len(source.ty.shape))]
+        itself = tirx.BufferStore(source, tirx.BufferLoad(source, index), index)
+        places: dict[tirx.Var, int | None] = {var: dim for dim, var in enumerate(index)}
+        return Epilogue(func, source, tuple(reads), notes, itself, places)
     if block.same_as(sch.get(anchor)) or not isinstance(block.body, tirx.BufferStore):
         return None
     extents = {iv.var: int(iv.dom.extent) for iv in block.iter_vars}

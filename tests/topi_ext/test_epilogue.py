@@ -48,3 +48,19 @@ def test_addends_are_vectors_over_channels_behind_a_product(
     expression: Callable[..., Any], expected: list[str]
 ) -> None:
     assert vectors_added(expression) == expected
+
+
+def test_nothing_behind_the_accumulator_is_an_epilogue_only_where_asked_for() -> None:
+    data = te.placeholder((SIZE, SIZE), "float32", "data")
+    k = te.reduce_axis((0, SIZE), "k")
+    acc = te.compute(
+        (SIZE,), lambda c: te.sum(data[c, k], axis=k), name="acc", attrs={STAGE: "acc"}
+    )
+    func = te.create_prim_func([data, acc])
+    assert extract_epilogue(func) is None
+    epilogue = extract_epilogue(func, bare=True)
+    assert epilogue is not None
+    assert [buffer.name for buffer in epilogue.reads] == ["data"]
+    stored = epilogue.store((3,), tirx.const(2.5, "float32"))
+    assert stored.buffer.same_as(epilogue.accumulator)
+    assert (stored.value.value, stored.indices[0].value) == (2.5, 3)

@@ -1,11 +1,275 @@
-"""Float depthwise convolutions on Arm NEON: runs of eight registers of channels (32-bit: four)."""
+"""Float depthwise convolutions on Arm NEON: tiles of output pixels x channels in registers.
+
+The channel tile loads an input and a weight for every multiply-add, which two load pipes beside
+two multiply-add pipes cannot keep up with for long. Here the weights of a row of taps serve all
+pixels of a tile, and an input serves all taps that meet it: for 3x3 kernels of stride two and
+seven pixels (3 + 15) / 21 loads per multiply-add, of stride one (3 + 9) / 21.
+
+Tiles at the left and right border have code of their own, which leaves out the taps beyond the
+input; rows of taps above and below the input are no turns of their loop. The first row of taps
+begins the sums with products, so that nothing has to be cleared.
+
+32-bit Arm has half the registers and keeps the channel tile.
+"""
 
 from __future__ import annotations
 
-from ..depthwise import channel_tile_kernel
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
-KERNELS = (
-    channel_tile_kernel("neon"),
-    channel_tile_kernel("neon", "float16"),
-    channel_tile_kernel("neon32"),
-)
+import numpy as np
+from tvm import tirx
+from tvm.target import Target
+from tvm.tirx import PrimFunc, Stmt
+
+from .. import depthwise
+from ..depthwise import channel_tile_kernel
+from ..emit import PARALLEL, SERIAL, VECTORIZED, let, local, loop, seq, view, vload, vstore
+from ..epilogue import Epilogue, extract_epilogue
+from ..kernels import PARAMS, Kernel
+from ..parallel import PARALLEL_FLOAT_MACS
+from ..params import ConvParams
+
+PIXELS = 7  # divides the rows of most networks
+VECTORS = 2  # of channels: 14 sums, the weights of three taps and some inputs fit 32 registers
+REGISTER_BYTES = 16
+MOST_TAPS = 7  # of a row, whose code is unrolled
+UNROLLED_TAPS = 9  # most in one copy of the code
+MOST_BORDERS = 6  # tiles with code of their own
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Row `y` of image `n`, whose taps begin at input row `top`; those from `first` to before
+    `last` are inside of the input.
+    """
+
+    n: Any
+    y: Any
+    top: Any
+    first: Any
+    last: Any
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Output pixels of a row: `count` of them from `x` on, which is a number at a border.
+
+    taps: the input columns, counted from `column`, that are inside of the input, and for each the
+    pairs of (pixel, tap) that meet it.
+    """
+
+    x: Any
+    count: int
+    column: Any
+    taps: dict[int, list[tuple[int, int]]]
+
+
+def schedule(func: PrimFunc, target: Target) -> PrimFunc:
+    """Write the loops by hand, or leave to the channel tile what does not suit them."""
+    epilogue = extract_epilogue(func, bare=True)
+    if epilogue is not None:
+        params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
+        if suits(params):
+            return _Writer(epilogue, params).write()
+    return depthwise.schedule(func, target)
+
+
+def suits(params: ConvParams) -> bool:
+    """Whether the tiles are for this shape.
+
+    One filter per channel, kernels that are not wide, few tiles at the borders, and no pixel whose
+    taps are all beyond the input.
+    """
+    p = params
+    if p.co != p.ci or p.kw > MOST_TAPS:
+        return False
+    rows = (_inside(y, p.kh, p.h, p.stride[0], p.dilation[0], p.pads[0]) for y in range(p.ho))
+    columns = [_inside(x, p.kw, p.w, p.stride[1], p.dilation[1], p.pads[1]) for x in range(p.wo)]
+    if not all(rows) or not all(columns):
+        return False
+    height = tile_pixels(p)
+    borders = [x for x in range(0, p.wo, height) if _at_border(p, x, min(height, p.wo - x))]
+    return len(borders) <= MOST_BORDERS
+
+
+def tile_pixels(params: ConvParams) -> int:
+    """Pixels of a tile: a row in as few tiles as possible, all of about one size."""
+    return -(-params.wo // -(-params.wo // PIXELS))
+
+
+def _inside(at: int, taps: int, size: int, stride: int, dilation: int, pad: int) -> list[int]:
+    """The taps of an output row or column that are inside of the input."""
+    return [k for k in range(taps) if 0 <= at * stride + k * dilation - pad < size]
+
+
+def _at_border(p: ConvParams, x: int, count: int) -> bool:
+    first = x * p.stride[1] - p.pads[1]
+    last = (x + count - 1) * p.stride[1] + (p.kw - 1) * p.dilation[1] - p.pads[1]
+    return first < 0 or last >= p.w
+
+
+class _Writer:
+    """The loops of one convolution with its epilogue: rows, tiles of a row, blocks of channels.
+
+    Channels inside: the neighbouring block finds the other half of its cache lines still there.
+    """
+
+    def __init__(self, epilogue: Epilogue, params: ConvParams) -> None:
+        """Find the buffers."""
+        self.epilogue, self.params = epilogue, params
+        self.data, self.weights = epilogue.reads
+        self.dtype = str(self.data.ty.dtype)
+
+    def write(self) -> PrimFunc:
+        """The function with all its tiles."""
+        p = self.params
+        kind = PARALLEL if p.macs >= PARALLEL_FLOAT_MACS else SERIAL
+        return self.epilogue.with_body(loop(p.n * p.ho, self._row, "row", kind))
+
+    def _row(self, row: Any) -> Stmt:
+        """One row of the output: of code with all rows of taps, or with those that are inside."""
+        p = self.params
+        stmts: list[Stmt] = []
+        n, y = (let("n", row // p.ho, stmts), let("y", row % p.ho, stmts)) if p.n > 1 else (0, row)
+        top = let("top", y * p.stride[0] - p.pads[0], stmts)
+        below = p.h - (p.kh - 1) * p.dilation[0]  # the first `top` with a tap below the input
+        rest = (p.ho - 1) * p.stride[0] - p.pads[0]  # the last `top`
+        if p.pads[0] == 0 and rest < below:
+            return seq([*stmts, self._tiles(_Row(n, y, top, 0, p.kh))])
+        gap = p.dilation[0]
+        border: list[Stmt] = []
+        first = let("first", (tirx.max(-top, 0) + (gap - 1)) // gap, border)
+        last = let("last", tirx.min((p.h - 1 - top) // gap + 1, p.kh), border)
+        border.append(self._tiles(_Row(n, y, top, first, last)))
+        whole = self._tiles(_Row(n, y, top, 0, p.kh))
+        stmts.append(tirx.IfThenElse(tirx.all(top >= 0, top < below), whole, seq(border)))
+        return seq(stmts)
+
+    def _tiles(self, row: _Row) -> Stmt:
+        stmts = []
+        for start, count, tiles in self._runs():
+
+            def one(t: Any, start: int = start, count: int = count) -> Stmt:
+                body: list[Stmt] = []
+                x = let("x", start + t * count, body)
+                return seq(body + self._channels(row, self._tile(x, start, count)))
+
+            stmts.append(loop(tiles, one, "t"))
+        return seq(stmts)
+
+    def _runs(self) -> Iterator[tuple[int, int, int]]:
+        """(first pixel, pixels of a tile, tiles) of neighbouring tiles that share their code."""
+        p, height = self.params, tile_pixels(self.params)
+        run: tuple[int, int, int] | None = None
+        for x in range(0, p.wo, height):
+            count = min(height, p.wo - x)
+            alone = _at_border(p, x, count)
+            if run and not alone and run[1] == count:
+                run = (run[0], count, run[2] + 1)
+                continue
+            if run:
+                yield run
+            run = None if alone else (x, count, 1)
+            if alone:
+                yield x, count, 1
+        if run:
+            yield run
+
+    def _tile(self, x: Any, start: int, count: int) -> _Tile:
+        """The tile at `x`, whose code is that of the one at `start`."""
+        p = self.params
+        left = start * p.stride[1] - p.pads[1]
+        taps: dict[int, list[tuple[int, int]]] = {}
+        for pixel in range(count):
+            for kx in range(p.kw):
+                column = pixel * p.stride[1] + kx * p.dilation[1]
+                if 0 <= left + column < p.w:
+                    taps.setdefault(column, []).append((pixel, kx))
+        # No address may lie before the input.
+        base = min(taps)
+        column = x * p.stride[1] + (base - p.pads[1])
+        return _Tile(x, count, column, {at - base: taps[at] for at in sorted(taps)})
+
+    def _channels(self, row: _Row, tile: _Tile) -> list[Stmt]:
+        """The tile for all channels: blocks of whole vectors, then ever narrower ones."""
+        stmts: list[Stmt] = []
+        lanes = REGISTER_BYTES // np.dtype(self.dtype).itemsize
+        widths = [(VECTORS, lanes), (1, lanes), (1, 4), (1, 1)]
+        channel, channels = 0, self.params.co
+        for vectors, width in dict.fromkeys(widths):
+            step = vectors * width
+            blocks = (channels - channel) // step
+
+            def block(
+                b: Any, at: int = channel, vectors: int = vectors, lanes: int = width
+            ) -> Stmt:
+                body: list[Stmt] = []
+                c = let("channel", at + b * (vectors * lanes), body)
+                return seq(body + self._block(row, tile, c, vectors, lanes))
+
+            if blocks:
+                stmts.append(loop(blocks, block, "block"))
+            channel += blocks * step
+        return stmts
+
+    def _block(self, row: _Row, tile: _Tile, channel: Any, vectors: int, lanes: int) -> list[Stmt]:
+        """One tile of pixels x channels: reduction, then epilogue."""
+        p = self.params
+        stmts: list[Stmt] = []
+        sums = local("sums", (tile.count * vectors * lanes,), self.dtype, stmts)
+
+        def taps(ky: Any, begun: bool) -> Stmt:
+            body: list[Stmt] = []
+            line = let("line", row.top + ky * p.dilation[0], body)
+            inputs = view(self.data, [row.n, line, tile.column, channel], body)
+            filters = view(self.weights, [ky, 0, channel], body)
+            weight: dict[tuple[int, int], Any] = {}
+            known = {(i, v) for i in range(tile.count) for v in range(vectors)} if begun else set()
+            for column, pairs in tile.taps.items():
+                for v in range(vectors):
+                    a = let("a", vload(inputs, [column * p.ci + v * lanes], lanes), body)
+                    for pixel, kx in pairs:
+                        if (kx, v) not in weight:
+                            place = [kx * p.co + v * lanes]
+                            weight[kx, v] = let("w", vload(filters, place, lanes), body)
+                        at = [(pixel * vectors + v) * lanes]
+                        total = a * weight[kx, v]
+                        if (pixel, v) in known:
+                            total = vload(sums, at, lanes) + total
+                        known.add((pixel, v))
+                        body.append(vstore(sums, total, at, lanes))
+            return seq(body)
+
+        stmts.append(taps(row.first, False))
+        rest = row.last - row.first - 1
+        if isinstance(rest, int) and p.kh * p.kw <= UNROLLED_TAPS:
+            stmts += [taps(row.first + 1 + k, True) for k in range(rest)]
+        elif p.kh > 1:
+            stmts.append(loop(rest, lambda k: taps(k + (row.first + 1), True), "ky"))
+        # Their own buffer: LLVM keeps sums in registers only if no variable index reaches them.
+        done = local("done", (tile.count * vectors * lanes,), self.dtype, stmts)
+        for at in range(0, tile.count * vectors * lanes, lanes):
+            stmts.append(vstore(done, vload(sums, [at], lanes), [at], lanes))
+        for pixel in range(tile.count):
+            for v in range(vectors):
+                place = (row.n, row.y, tile.x + pixel, channel + v * lanes)
+                stmts.append(self._vector(done, (pixel * vectors + v) * lanes, lanes, place))
+        return stmts
+
+    def _vector(self, done: tirx.Buffer, base: int, lanes: int, place: tuple[Any, ...]) -> Stmt:
+        """The epilogue of the sums from `base` on, which belong at `place`."""
+        *outer, channel = place
+
+        def store(i: Any) -> Stmt:
+            return self.epilogue.store((*outer, channel + i), tirx.BufferLoad(done, [base + i]))
+
+        return loop(lanes, store, "i", VECTORIZED)
+
+
+def _kernel(dtype: str) -> Kernel:
+    return replace(channel_tile_kernel("neon", dtype), schedule=schedule)
+
+
+KERNELS = (_kernel("float32"), _kernel("float16"), channel_tile_kernel("neon32"))

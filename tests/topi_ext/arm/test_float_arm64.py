@@ -14,6 +14,7 @@ from benchmarks import arm64_program
 from benchmarks.arm64_program import Case, Prepared
 from bnn_tvm.export.kernels_abi import lower
 from tests.topi_ext import float_case
+from topi_ext.arm_cpu.depthwise import suits
 from topi_ext.kernels import Kernel, select, table
 from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
@@ -41,6 +42,29 @@ WINOGRAD = [
     "1x4x5x300-k3x3x140-s1x1-d1x1-p1,1,1,1-g1-v0",
 ]
 
+# Rows of one tile and of several, with and without tiles inside and at either border; rows above
+# and below the input; channels that fill no vector; rows enough for several threads. The last four
+# the tiles leave to the channel tile, or take with few taps inside.
+DEPTHWISE = [
+    "1x1x1x5-k1x1x5-s1x1-d1x1-p0,0,0,0-g5-v0",
+    "1x1x1x12-k3x3x12-s1x1-d1x1-p1,1,1,1-g12-v0",
+    "1x3x3x37-k3x3x37-s1x1-d1x1-p0,0,0,0-g37-v0",
+    "1x4x9x8-k3x3x8-s1x1-d1x1-p1,1,1,1-g8-v0",
+    "2x6x34x20-k3x3x20-s1x1-d1x1-p1,1,1,1-g20-v0",
+    "1x55x55x36-k3x3x36-s2x2-d1x1-p1,1,1,1-g36-v0",
+    "1x8x34x16-k3x3x16-s2x2-d1x1-p0,0,1,1-g16-v0",
+    "1x7x7x13-k5x5x13-s1x1-d1x1-p2,2,2,2-g13-v0",
+    "2x9x30x9-k5x5x9-s3x3-d1x1-p1,2,0,2-g9-v0",
+    "1x9x20x8-k3x3x8-s1x1-d3x2-p3,2,3,2-g8-v0",
+    "1x5x11x36-k1x4x36-s1x2-d1x3-p0,4,0,3-g36-v0",
+    "1x11x5x66-k4x1x66-s3x1-d2x1-p5,0,2,0-g66-v0",
+    "1x3x20x17-k7x7x17-s1x1-d1x1-p3,3,3,3-g17-v0",
+    "1x4x4x8-k3x3x8-s1x1-d1x1-p4,0,0,5-g8-v0",
+    "1x3x20x8-k3x9x8-s1x1-d1x1-p1,4,1,4-g8-v0",
+    "1x3x3x6-k3x3x6-s1x1-d9x9-p9,9,9,9-g6-v0",
+    "1x4x70x5-k3x7x5-s1x1-d1x9-p1,27,1,27-g5-v0",
+]
+
 needs_qemu = pytest.mark.skipif(
     arm64_program.missing_tool() is not None, reason=str(arm64_program.missing_tool())
 )
@@ -51,6 +75,8 @@ def _shapes(kernel: Kernel) -> Iterator[ConvParams]:
         for c in (3, 8, 37, 64):
             yield ConvParams(1, 5, 6, c, c, 3, 3, (2, 1), pads=(1, 0, 1, 2), groups=c)
         yield ConvParams(1, 4, 4, 4, 12, 3, 3, pads=(1, 1, 1, 1), groups=4)
+        # Half precision has the same loops: every second shape.
+        yield from map(ConvParams.parse, DEPTHWISE[:: 1 if kernel.dtype == "float32" else 2])
         return
     pixels, channels = kernel.tile["pixels"], kernel.tile["channels"]
     if kernel.reassociates:
@@ -105,10 +131,17 @@ def test_float_kernels_match_the_reference_under_qemu(tmp_path: Path) -> None:
         case.check(outputs[name], what)
 
 
-def _assembly(core: str, params: ConvParams, dtype: str = "float32", direct: bool = False) -> str:
+def _assembly(
+    core: str,
+    params: ConvParams,
+    dtype: str = "float32",
+    direct: bool = False,
+    op: str = "conv2d",
+    epilogue: str = "relu",
+) -> str:
     target = arm64_program.arm64_target(core)
-    kernel = select("conv2d", params, target, dtype, direct)
-    case = float_case.make(kernel, params, "relu")
+    kernel = select(op, params, target, dtype, direct)
+    case = float_case.make(kernel, params, epilogue)
     func = schedule_primfunc(case.func, target).with_attr("global_symbol", "layer")
     built = tvm.get_global_func("target.build.llvm")(
         lower(tvm.IRModule({"layer": func}), target), target
@@ -151,3 +184,53 @@ def test_products_of_tiles_multiply_by_lane_and_spill_no_register(
         lines = [line for line in loop if line.startswith("fmla")]
         assert all(re.search(r"\.s\[\d\]$", line) for line in lines)
         assert not [line for line in loop if re.match(r"(ld|st)[rp]\s+q.*\[sp", line)]
+
+
+@pytest.mark.parametrize(
+    ("core", "dtype"),
+    [("cortex-a72", "float32"), ("cortex-a76", "float32"), ("cortex-a76", "float16")],
+)
+@pytest.mark.parametrize(
+    ("params", "epilogue"),
+    [
+        ("1x55x55x64-k3x3x64-s2x2-d1x1-p1,1,1,1-g64-v0", "none"),
+        ("1x55x55x64-k3x3x64-s2x2-d1x1-p1,1,1,1-g64-v0", "relu"),
+        ("1x28x28x32-k5x5x32-s1x1-d1x1-p2,2,2,2-g32-v0", "relu"),
+    ],
+)
+def test_depthwise_tiles_share_their_loads_and_spill_no_register(
+    core: str, dtype: str, params: str, epilogue: str
+) -> None:
+    text = _assembly(core, ConvParams.parse(params), dtype, op="depthwise", epilogue=epilogue)
+    loops = arm64_program.loops_with(text, "fmla")
+    assert loops
+    if epilogue != "none":
+        # At a border LLVM may mix a long epilogue with the products and spill a few of its vectors.
+        loops = [max(loops, key=lambda loop: sum(line.startswith("fmla") for line in loop))]
+    for loop in loops:
+        products = [line for line in loop if re.match(r"fm(la|ul)\s", line)]
+        loaded = [line for line in loop if re.match(r"ld[rp]\s+q", line)]
+        registers = sum(2 if line.startswith("ldp") else 1 for line in loaded)
+        assert registers <= len(products), (registers, len(products))
+        assert not [line for line in loop if re.match(r"(ld|st)[rp]\s+q.*\[sp", line)]
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        ("1x9x9x4-k3x3x8-s1x1-d1x1-p1,1,1,1-g4-v0", "two filters for an input channel"),
+        ("1x3x20x8-k3x9x8-s1x1-d1x1-p1,4,1,4-g8-v0", "a wide kernel"),
+        ("1x4x4x8-k3x3x8-s1x1-d1x1-p4,0,0,5-g8-v0", "pixels that see only padding"),
+        ("1x4x70x5-k3x7x5-s1x1-d1x9-p1,27,1,27-g5-v0", "many tiles at the borders"),
+    ],
+)
+def test_depthwise_tiles_leave_odd_shapes_to_the_channel_tile(params: str, reason: str) -> None:
+    assert not suits(ConvParams.parse(params)), reason
+
+
+def test_depthwise_tiles_take_the_shapes_of_networks() -> None:
+    for size, channels, stride in ((112, 16, 2), (55, 64, 2), (13, 256, 2), (7, 960, 1)):
+        pads = (1, 1, 1, 1)
+        strides = (stride, stride)
+        shape = (1, size, size, channels, channels, 3, 3, strides, (1, 1), pads, channels)
+        assert suits(ConvParams(*shape))
