@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from tvm import tirx
@@ -10,6 +11,7 @@ from tvm.tirx import PrimFunc, Stmt
 from .emit import channel_loops, let, local, loop, seq, splat, vload, vstore
 from .epilogue import Epilogue, extract_epilogue, holds_stage
 from .kernels import PARAMS
+from .padded_rows import rows_to_run
 from .params import ConvParams
 from .pixel_tiles import PixelTiles, Place
 from .scalar import schedule_scalar
@@ -33,7 +35,7 @@ class LanesWriter(PixelTiles):
 
     def __init__(self, epilogue: Epilogue | WordsEpilogue, pixels: int) -> None:
         """Find the shape and the buffers."""
-        self.data, self.weights = epilogue.reads
+        self.data, self.weights, *self.padded = epilogue.reads
         params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
         super().__init__(epilogue, params, pixels, int(self.weights.ty.shape[3]))
 
@@ -86,7 +88,8 @@ class LanesWriter(PixelTiles):
         Returns the numbers of differing taps, vectors of uint32: pixel by pixel, channels inside.
         """
         count = len(at) * vectors
-        sums = register_vectors("sums", count, 0, stmts)
+        begin, rows, known = self.rows(stmts, at, group, block, vectors)
+        sums = register_vectors("sums", known * len(at), stmts)
 
         def step(ky: Any, kx: Any, k: Any) -> Stmt:
             body: list[Stmt] = []
@@ -101,8 +104,32 @@ class LanesWriter(PixelTiles):
             taps, words = row_runs(self.params, WORD)
             return loop(taps, lambda kx: loop(words, lambda k: step(ky, kx, k), "k"), "kx")
 
-        stmts.append(loop(self.params.kh, row, "ky"))
+        stmts.append(loop(rows, lambda i: row(begin + i), "ky"))
         return [vload(sums, [i * LANES], LANES) for i in range(count)]
+
+    def rows(
+        self, stmts: list[Stmt], at: list[Place], group: Any, block: Any, vectors: int
+    ) -> tuple[Any, Any, list[Any]]:
+        """The kernel rows to run for the pixels `at`: the first, how many, and what the others add
+        to the counts, vectors of uint32.
+        """
+        p = self.params
+        if not self.padded:
+            return 0, p.kh, [splat(0, f"uint32x{LANES}")] * vectors
+        (sums,) = self.padded
+        lines = [y for _, y, _ in at]
+        low, high = functools.reduce(tirx.min, lines), functools.reduce(tirx.max, lines)
+        bounds = rows_to_run(p, low, high)
+        begin, end = (let(name, e, stmts) for name, e in zip(("begin", "end"), bounds, strict=True))
+
+        def first_rows(count: Any, v: int) -> Any:
+            return vload(sums, [group * self.blocks + block, count, v * LANES], LANES)
+
+        known = [
+            let("known", first_rows(begin, v) + first_rows(p.kh, v) - first_rows(end, v), stmts)
+            for v in range(vectors)
+        ]
+        return begin, let("rows", end - begin, stmts), known
 
     def broadcast(
         self, data: tirx.Buffer, outer: list[Any], at: Any, group: Any, ky: Any, kx: Any, k: Any
@@ -134,11 +161,10 @@ def row_runs(params: ConvParams, word_bits: int) -> tuple[int, int]:
     return (1, p.kw * cw) if p.groups == 1 and p.dilation[1] == 1 else (p.kw, cw)
 
 
-def register_vectors(name: str, count: int, value: int, stmts: list[Stmt]) -> tirx.Buffer:
-    """A buffer of `count` vectors filled with `value`."""
-    buffer = local(name, (count * LANES,), "uint32", stmts)
-    start = splat(value, f"uint32x{LANES}")
-    stmts += [vstore(buffer, start, [i * LANES], LANES) for i in range(count)]
+def register_vectors(name: str, values: list[Any], stmts: list[Stmt]) -> tirx.Buffer:
+    """A buffer of vectors of uint32 that begin as `values`."""
+    buffer = local(name, (len(values) * LANES,), "uint32", stmts)
+    stmts += [vstore(buffer, value, [i * LANES], LANES) for i, value in enumerate(values)]
     return buffer
 
 

@@ -13,7 +13,7 @@ import tvm
 from tvm import te, tirx, topi
 from tvm.target import Target
 
-from topi_ext import kernels, reference
+from topi_ext import bconv2d_lanes, kernels, reference
 from topi_ext.bitpack import pack
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
@@ -107,6 +107,23 @@ def test_carry_save_loop_takes_eight_vector_instructions_for_three_words(
         assert count(body, "vpaddd") + count(body, "vpsubd") == 16
         assert len(body) <= 64 + 6 + 12 + 12  # broadcasts and weights, addresses, loop control
         assert not any("(%rsp" in line or "(%rbp)" in line for line in body)
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "skips"),
+    [
+        (LAYERS[0], POPCNT, False),
+        (LAYERS[1], CARRY_SAVE, False),
+        (LAYERS[3], CARRY_SAVE_DEEP, True),
+    ],
+)
+def test_code_to_skip_padded_rows_is_where_it_pays_alone(
+    case: str, name: str, skips: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, p = kernels.table()[name], ConvParams.parse(case)
+    text = layer_assembly(kernel, p, "znver4")
+    monkeypatch.setattr(bconv2d_lanes, "skipping_pays", lambda *_: False)
+    assert (text != layer_assembly(kernel, p, "znver4")) == skips
 
 
 @pytest.mark.parametrize("core", ("znver3", "haswell"))

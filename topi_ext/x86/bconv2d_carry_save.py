@@ -37,7 +37,7 @@ from tvm.target import Target
 from tvm.tirx import PrimFunc, Stmt
 
 from .. import bconv2d_lanes as lanes
-from ..emit import PARALLEL, SERIAL, let, loop, seq, vload, vstore
+from ..emit import PARALLEL, SERIAL, bitcast, let, loop, seq, splat, vload, vstore
 from ..epilogue import find_stage, holds_stage
 from ..kernels import KERNEL, PARAMS, STAGE, Kernel, table
 from ..lanes_writer import (
@@ -77,11 +77,13 @@ def prepare(packed: te.Tensor, params: ConvParams, kernel: str) -> te.Tensor:
     return te.compute((CHAIN, *shape), sums, name="prepare", attrs=attrs)
 
 
-def pack_weights(w: np.ndarray, params: ConvParams, channels: int) -> tuple[np.ndarray, ...]:
+def pack_weights(
+    w: np.ndarray, params: ConvParams, channels: int, pixels: int
+) -> tuple[np.ndarray, ...]:
     """int8 +-1 [co, ci/groups, kh, kw] to what `bconv2d_lanes.pack_weights` returns, the words of
     each chain replaced by w1, w1^w2 and ~(w1^w2^w3).
     """
-    packed, *rest = lanes.pack_weights(w, params, channels)
+    packed, *rest = lanes.pack_weights(w, params, channels, pixels)
     runs, words = row_runs(params, WORD)
     view = packed.reshape(*packed.shape[:2], runs, words, packed.shape[-1])
     for k in range(0, words - words % CHAIN, CHAIN):
@@ -90,8 +92,13 @@ def pack_weights(w: np.ndarray, params: ConvParams, channels: int) -> tuple[np.n
     return (packed, *rest)
 
 
-def counts(data: te.Tensor, weights: te.Tensor, params: ConvParams, kernel: str) -> te.Tensor:
-    """The numbers of differing taps, int32 NHWC; x2 and x3 from the prefixes."""
+def counts(
+    data: te.Tensor, weights: te.Tensor, *padded: te.Tensor, params: ConvParams, kernel: str
+) -> te.Tensor:
+    """The numbers of differing taps, int32 NHWC; x2 and x3 from the prefixes.
+
+    padded: the counts of padded rows, if any.
+    """
     p = params
     cw = p.words(WORD)
     size = int(weights.shape[3])
@@ -119,7 +126,8 @@ def counts(data: te.Tensor, weights: te.Tensor, params: ConvParams, kernel: str)
         ones = tirx.const(0xFFFFFFFF, "uint32")
         bits = tirx.Select(j > 0, own ^ previous, own)
         bits = tirx.Select(j > 1, bits ^ ones, bits)
-        return te.sum(tirx.popcount(bits).astype("int32"), axis=[ky, k])
+        value = lanes.or_padded(tirx.popcount(bits), padded, p, y, ky, k, block, channel)
+        return te.sum(value.astype("int32"), axis=[ky, k])
 
     attrs = table()[kernel].annotations("acc", p)
     return te.compute(p.out_shape, count, name="acc", attrs=attrs)
@@ -176,9 +184,16 @@ class _Writer(LanesWriter):
         count = len(at) * vectors
         runs, words = row_runs(p, WORD)
         chains, rest = divmod(words, CHAIN)
+        begin, rows, known = self.rows(stmts, at, group, block, vectors)
         # 32 - popcount(Y3) = popcount(s): the 32 of all chains are there from the beginning.
-        ones = register_vectors("ones", count, WORD * chains * runs * p.kh, stmts)
-        twos = register_vectors("twos", count, 0, stmts)
+        each = WORD * chains * runs
+        if not each or isinstance(rows, int):
+            whole = tirx.const(each and rows * each, "uint32")
+        else:  # not a cast: TVM's bounds of `rows` may be negative, and it refuses to cast these
+            whole = bitcast(let("whole", rows * each, stmts), "uint32")
+        starts = [let("start", value + tirx.Broadcast(whole, LANES), stmts) for value in known]
+        ones = register_vectors("ones", starts * len(at), stmts)
+        twos = register_vectors("twos", [splat(0, f"uint32x{LANES}")] * count, stmts)
 
         def forms(ky: Any, kx: Any, k: Any, length: int, body: list[Stmt]) -> list[list[Any]]:
             """The broadcast words of every pixel for a chain of `length` words."""
@@ -221,8 +236,10 @@ class _Writer(LanesWriter):
             """`count` steps of `size` words from word `k` on, in every row and run."""
             if count < SHORT:
                 return loop(
-                    p.kh * runs * count,
-                    lambda t: step(t // (runs * count), t // count % runs, t % count * size + k),
+                    rows * (runs * count),
+                    lambda t: step(
+                        begin + t // (runs * count), t // count % runs, t % count * size + k
+                    ),
                     "t",
                 )
 
@@ -232,7 +249,7 @@ class _Writer(LanesWriter):
             def run(ky: Any, kx: Any) -> Stmt:
                 return loop(count, lambda i: step(ky, kx, i * size + k), "k")
 
-            return loop(p.kh, row, "ky")
+            return loop(rows, lambda i: row(begin + i), "ky")
 
         if chains:
             stmts.append(steps(chain, chains, CHAIN, 0))
