@@ -34,8 +34,9 @@ from typing import TYPE_CHECKING, Any
 
 from topi_ext.params import ConvParams
 
-from . import arm64_program
+from . import arm64_program, counter
 from .arm64_program import Case
+from .counter import ARMCOST
 
 if TYPE_CHECKING:
     from topi_ext.kernels import Kernel
@@ -98,7 +99,6 @@ CORES += ("cortex-x1", "cortex-x3", "cortex-x4", "neoverse-n1")
 TAKES = {"cnt": "cortex-a72", "tbl": "cortex-a76", "tbl5": "cortex-a76", "tbl4": "cortex-a510"}
 
 _DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "arm64.md"
-ARMCOST = Path(__file__).resolve().parents[2] / "shared" / "tools" / "armcost" / "armcost.py"
 
 
 def families() -> list[str]:
@@ -304,9 +304,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--armcost", type=Path, default=ARMCOST, help="path of armcost.py")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
-    missing = arm64_program.missing_tool()
-    if missing is None and not args.armcost.is_file():
-        missing = f"armcost is not at {args.armcost}: give its path with --armcost"
+    missing = counter.missing(args.armcost)
     if missing is not None:
         print(f"error: {missing}", file=sys.stderr)
         return 4

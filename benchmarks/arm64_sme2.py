@@ -23,9 +23,10 @@ from typing import Any
 from topi_ext.arm_cpu.bconv2d_sme2 import ROW
 from topi_ext.params import ConvParams
 
-from . import arm64_program, sme_qemu
-from .arm64 import ARMCOST, LAYERS
+from . import arm64_program, counter, sme_qemu
+from .arm64 import LAYERS
 from .arm64_program import Case, Program
+from .counter import ARMCOST
 
 
 def measure(layers: dict[str, ConvParams], bits: list[int], armcost: Path) -> list[dict[str, Any]]:
@@ -95,9 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--armcost", type=Path, default=ARMCOST, help="path of armcost.py")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
-    missing = sme_qemu.missing() or arm64_program.missing_tool()
-    if missing is None and not args.armcost.is_file():
-        missing = f"armcost is not at {args.armcost}: give its path with --armcost"
+    missing = sme_qemu.missing() or counter.missing(args.armcost)
     if missing is not None:
         print(f"error: {missing}", file=sys.stderr)
         return 4

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import arm64, arm64_program, arm64_sme2, sme_qemu
+from benchmarks import arm64, arm64_program, arm64_sme2, counter, sme_qemu
+from benchmarks.counter import ARMCOST
 
-ARMCOST = arm64.ARMCOST
 needs_armcost = pytest.mark.skipif(
-    arm64_program.missing_tool() is not None or not ARMCOST.is_file(),
-    reason=arm64_program.missing_tool() or f"no armcost at {ARMCOST}",
+    counter.missing(ARMCOST) is not None, reason=str(counter.missing(ARMCOST))
 )
 
 # Vector instructions and all instructions per 128 MACs, to floats and to packed bits. Counts are
@@ -76,6 +75,25 @@ def test_missing_armcost_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert arm64.main(["--armcost", str(tmp_path / "none.py")]) == 4
     message = capsys.readouterr().err
     assert "--armcost" in message or arm64_program.missing_tool() is not None
+
+
+def test_an_old_llvm_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arm64_program, "missing_tool", lambda: None)
+    old, new = tmp_path / "old", tmp_path / "new"
+    for tool, version in ((old, 14), (new, 22)):
+        tool.write_text(f"#!/bin/sh\necho LLVM version {version}.0.6\n")
+        tool.chmod(0o755)
+    armcost = tmp_path / "armcost.py"
+    armcost.touch()
+    monkeypatch.setenv("LLVM_MC", str(new))
+    monkeypatch.setenv("LLVM_MCA", str(new))
+    assert counter.missing(armcost) is None
+    for tool in (str(old), "llvm-mca-none"):
+        monkeypatch.setenv("LLVM_MCA", tool)
+        assert arm64.main(["--armcost", str(armcost)]) == 4
+        assert "armcost needs LLVM 19 or newer: apt install llvm-19" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sme_qemu.missing() is not None, reason=str(sme_qemu.missing()))
