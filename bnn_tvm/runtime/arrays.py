@@ -10,9 +10,6 @@ import numpy as np
 from bnn_tvm.errors import UsageError
 from bnn_tvm.export.metadata import TensorInfo
 
-#: The runtime uses buffers at multiples of this as they are, and copies others to memory it keeps.
-ALIGNMENT = 64
-
 
 def check_inputs(given: Any, infos: Sequence[TensorInfo]) -> list[np.ndarray]:
     """The arrays of `given` in the order of `infos`, contiguous; copies only of what is not.
@@ -22,12 +19,12 @@ def check_inputs(given: Any, infos: Sequence[TensorInfo]) -> list[np.ndarray]:
     """
     names = [info.name for info in infos]
     if not isinstance(given, Mapping):
-        if len(infos) != 1:
-            raise UsageError(
-                f"the model has {len(infos)} inputs: {', '.join(names)}",
-                hint="give a dict with one array for each name",
-            )
-        given = {names[0]: given}
+        if len(infos) == 1:
+            return [_check_array(given, infos[0])]
+        raise UsageError(
+            f"the model has {len(infos)} inputs: {', '.join(names)}",
+            hint="give a dict with one array for each name",
+        )
     unknown = [str(name) for name in given if name not in names]
     if unknown:
         raise UsageError(
@@ -64,10 +61,23 @@ def _check_array(value: Any, info: TensorInfo) -> np.ndarray:
     return np.asarray(array, order="C")
 
 
-def empty_aligned(info: TensorInfo) -> np.ndarray:
-    """An uninitialised array for `info` that starts at a multiple of 64 bytes."""
-    dtype = np.dtype(info.dtype)
-    nbytes = int(np.prod(info.shape, dtype=np.int64)) * dtype.itemsize
-    raw = np.empty(nbytes + ALIGNMENT, dtype=np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + nbytes].view(dtype).reshape(info.shape)
+class Pointers:
+    """The `void *const *` of the C API, kept from run to run: a run's Python costs little.
+
+    table: its address.
+    """
+
+    def __init__(self, infos: Sequence[TensorInfo]) -> None:
+        self._pointers = np.zeros(max(1, len(infos)), np.uintp)
+        self.table = _address(self._pointers)
+
+    def set(self, arrays: Sequence[np.ndarray]) -> None:
+        """Point to `arrays`, which the caller keeps alive."""
+        for i, array in enumerate(arrays):
+            self._pointers[i] = _address(array)
+
+
+def _address(array: np.ndarray) -> int:
+    # `array.ctypes.data` takes ten times as long.
+    pointer: int = array.__array_interface__["data"][0]
+    return pointer

@@ -67,9 +67,8 @@ def open_library(path: Path) -> ctypes.CDLL:
             node=str(path),
             hint="compile the model with this version of bnn_tvm",
         )
-    pointer = ctypes.c_void_p
+    pointer = tables = ctypes.c_void_p
     info = ctypes.POINTER(CTensorInfo)
-    arrays = ctypes.POINTER(pointer)
     text, int32 = ctypes.c_char_p, ctypes.c_int32
     signatures: dict[str, tuple[object, list[object]]] = {
         "bnn_num_inputs": (int32, []),
@@ -79,8 +78,8 @@ def open_library(path: Path) -> ctypes.CDLL:
         "bnn_output": (info, [int32]),
         "bnn_create": (int32, [int32, ctypes.POINTER(pointer)]),
         "bnn_destroy": (None, [pointer]),
-        "bnn_run": (int32, [pointer, arrays, arrays]),
-        "bnn_run_profiled": (int32, [pointer, arrays, arrays, ctypes.POINTER(ctypes.c_double)]),
+        "bnn_run": (int32, [pointer, tables, tables]),
+        "bnn_run_profiled": (int32, [pointer, tables, tables, ctypes.POINTER(ctypes.c_double)]),
         "bnn_self_test": (int32, [pointer, ctypes.POINTER(ctypes.c_double)]),
         "bnn_error_message": (text, [pointer]),
         "bnn_status_text": (text, [int32]),

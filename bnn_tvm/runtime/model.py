@@ -16,7 +16,7 @@ import numpy as np
 from bnn_tvm.errors import DeviceError, FileError, UsageError
 from bnn_tvm.export.metadata import Metadata, TensorInfo
 from bnn_tvm.runtime import capi
-from bnn_tvm.runtime.arrays import check_inputs, empty_aligned
+from bnn_tvm.runtime.arrays import Pointers, check_inputs
 from bnn_tvm.runtime.elf import host_is_android, host_machine
 from bnn_tvm.runtime.families import check_family
 from bnn_tvm.runtime.files import ModelFiles, open_files
@@ -53,6 +53,8 @@ class Model:
         try:
             self.inputs: tuple[TensorInfo, ...] = self._infos("input")
             self.outputs: tuple[TensorInfo, ...] = self._infos("output")
+            self._sources, self._targets = Pointers(self.inputs), Pointers(self.outputs)
+            self._dtypes = [np.dtype(info.dtype) for info in self.outputs]
             self._context = self._create(files, kernels)
         except BaseException:
             capi.close_library(self._library)
@@ -74,9 +76,10 @@ class Model:
         for a wrong name, shape or dtype, `DeviceError` if the run fails.
         """
         arrays = check_inputs(inputs, self.inputs)
-        results = [empty_aligned(info) for info in self.outputs]
+        results = self._empty()
         with self._lock:
-            self._check(self._library.bnn_run(self._alive(), _table(arrays), _table(results)))
+            sources, targets = self._bind(arrays, results)
+            self._check(self._library.bnn_run(self._alive(), sources, targets))
         return {info.name: a for info, a in zip(self.outputs, results, strict=True)}
 
     def run_many(self, samples: Sequence[Any]) -> list[dict[str, np.ndarray]]:
@@ -93,17 +96,15 @@ class Model:
         if repeat < 1:
             raise UsageError(f"repeat must be at least 1, not {repeat}")
         arrays = check_inputs(inputs, self.inputs)
-        results = [empty_aligned(info) for info in self.outputs]
+        results = self._empty()
         layers = self.metadata.layers
         times = np.zeros((repeat, max(1, len(layers))))
         with self._lock:
+            sources, targets = self._bind(arrays, results)
             for row in times:
                 pointer = row.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
-                self._check(
-                    self._library.bnn_run_profiled(
-                        self._alive(), _table(arrays), _table(results), pointer
-                    )
-                )
+                status = self._library.bnn_run_profiled(self._alive(), sources, targets, pointer)
+                self._check(status)
         medians = np.median(times, axis=0)[: len(layers)]
         total = float(medians.sum()) or 1.0
         family = self.kernels
@@ -120,10 +121,10 @@ class Model:
         raises.
         """
         arrays = check_inputs(inputs, self.inputs)
-        results = [empty_aligned(info) for info in self.outputs]
-        sources, targets = _table(arrays), _table(results)
+        results = self._empty()
         times = np.zeros(repeat)
         with self._lock:
+            sources, targets = self._bind(arrays, results)
             context = self._alive()
             for i in range(repeat):
                 start = time.perf_counter_ns()
@@ -152,6 +153,19 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _empty(self) -> list[np.ndarray]:
+        """New arrays for the outputs."""
+        return [
+            np.empty(info.shape, dtype)
+            for info, dtype in zip(self.outputs, self._dtypes, strict=True)
+        ]
+
+    def _bind(self, arrays: list[np.ndarray], results: list[np.ndarray]) -> tuple[int, int]:
+        """The tables for a run from `arrays` to `results`; the lock must be held."""
+        self._sources.set(arrays)
+        self._targets.set(results)
+        return self._sources.table, self._targets.table
 
     def _create(self, files: ModelFiles, kernels: str | None) -> ctypes.c_void_p:
         if (self.inputs, self.outputs) != (self.metadata.inputs, self.metadata.outputs):
@@ -246,8 +260,3 @@ def load(
 def _release(library: ctypes.CDLL, context: ctypes.c_void_p) -> None:
     library.bnn_destroy(context)
     capi.close_library(library)
-
-
-def _table(arrays: list[np.ndarray]) -> Any:
-    """The `void *const *` of the C API."""
-    return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))

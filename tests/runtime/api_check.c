@@ -108,6 +108,16 @@ int main(void) {
   CHECK(memcmp(odd + 4, want_y, sizeof want_y) == 0);
   CHECK(odd[3] == 0xAA && odd[sizeof want_y + 4] == 0xAA);
   CHECK(memcmp(odd_h + 4, h, 24 * 40 * 4) == 0);
+  /* No pointer is a multiple of the vectors that kernels load. */
+  unsigned char *odd_x = malloc(24 * 96 * 4 + 16);
+  memcpy(odd_x + 8, x, 24 * 96 * 4);
+  const void *near_in[] = {odd_x + 8};
+  void *near_out[] = {odd + 8, odd_h + 8};
+  memset(odd, 0xAA, sizeof want_y + 16);
+  CHECK(bnn_run(context, near_in, near_out) == BNN_OK);
+  CHECK(memcmp(odd + 8, want_y, sizeof want_y) == 0);
+  CHECK(odd[7] == 0xAA && odd[sizeof want_y + 8] == 0xAA);
+  CHECK(memcmp(odd_h + 8, h, 24 * 40 * 4) == 0);
 
   CHECK(bnn_run_profiled(context, in, out, NULL) == BNN_ERROR_ARGUMENT);
   CHECK(bnn_run_profiled(NULL, in, out, ms) == BNN_ERROR_ARGUMENT);
@@ -130,7 +140,7 @@ int main(void) {
   CHECK(finished + busy == 600 && finished > 0);
   bnn_destroy(shared);
 
-  free(x), free(y), free(h), free(odd), free(odd_h);
+  free(x), free(y), free(h), free(odd), free(odd_h), free(odd_x);
   if (failures == 0) puts("all checks passed");
   return failures != 0;
 }

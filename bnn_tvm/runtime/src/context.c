@@ -10,7 +10,8 @@
 #include "pool.h"
 #include "self_test.h"
 
-enum { kMaxThreads = 256, kAlign = 64 };
+/* Kernels take no more of a caller's buffer than that its elements are aligned, 8 bytes at most. */
+enum { kMaxThreads = 256, kAlign = 64, kElement = 8 };
 
 struct bnn_context {
   bnn_pool *pool;
@@ -114,7 +115,7 @@ static bnn_status bind(bnn_context *context, const void *const *inputs, void *co
                model->inputs[i].name);
       return BNN_ERROR_ARGUMENT;
     }
-    if ((uintptr_t)inputs[i] % kAlign != 0) {
+    if ((uintptr_t)inputs[i] % kElement != 0) {
       if ((status = make_bounce(context)) != BNN_OK) return status;
       memcpy(context->bounce + offset, inputs[i], (size_t)model->inputs[i].nbytes);
       context->in[i] = context->bounce + offset;
@@ -128,7 +129,7 @@ static bnn_status bind(bnn_context *context, const void *const *inputs, void *co
                model->outputs[i].name);
       return BNN_ERROR_ARGUMENT;
     }
-    if ((uintptr_t)outputs[i] % kAlign != 0) {
+    if ((uintptr_t)outputs[i] % kElement != 0) {
       if ((status = make_bounce(context)) != BNN_OK) return status;
       context->out[i] = context->bounce + offset;
     }
