@@ -16,7 +16,8 @@ from tvm import te, tirx
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
-from .bconv2d import border_correction, finish, needs_correction
+from . import bconv2d, halves
+from .bconv2d import border_correction, needs_correction
 from .kernels import Kernel, table
 from .lanes_writer import LANES, WORD, LanesWriter, schedule_lanes
 from .padded_rows import inside, padded_counts, skipping_pays
@@ -34,7 +35,8 @@ def pack_weights(
 ) -> tuple[np.ndarray, ...]:
     """int8 +-1 [co, ci/groups, kh, kw] to uint32 [groups*blocks, kh, kw*cw, block channels], then
     the counts of padded rows where skipping them pays (`padded_rows`), and last the border
-    correction table where the padding is 0. skip: whether rows may be skipped at all.
+    correction table where the padding is 0, as halves if that is possible (`halves`). skip:
+    whether rows may be skipped at all.
     """
     p = params
     cw = p.words(WORD)
@@ -48,7 +50,8 @@ def pack_weights(
     if skip and skipping_pays(p, pixels, WORD):
         arrays.append(padded_counts(w, p, size))
     if needs_correction(p):
-        arrays.append(border_correction(w, p))
+        table = halves.start_table if halves.halves(p, LANES) else border_correction
+        arrays.append(table(w, p))
     return tuple(arrays)
 
 
@@ -62,6 +65,7 @@ def compute(
     of its `pack_weights`. counts: as `Kernel.counts`. Returns int32 NHWC.
     """
     *packed, correction = arrays if needs_correction(params) else (*arrays, None)
+    finish = halves.finish if halves.halves(params, LANES) else bconv2d.finish
     return finish(counts(data, *packed, params=params), params, correction)
 
 

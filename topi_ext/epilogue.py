@@ -6,8 +6,8 @@ blocks (cast, scale, offset, PReLU, shortcut ...) of which the last writes the o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
@@ -103,6 +103,28 @@ class Epilogue:
         variable. copies: what to load in the place of an addend (see `addends`).
         """
 
+        def load(node: TensorLoad) -> Any:
+            if node.source.same_as(self.accumulator):
+                return value
+            return next((copy for source, copy in copies if node.source.same_as(source)), node)
+
+        return structural_map(self._store, [(tirx.Var, self._placing(index)), (TensorLoad, load)])
+
+    @property
+    def value(self) -> Any:
+        """What is stored, in block variables."""
+        return self._store.value
+
+    def with_value(self, value: Any) -> Epilogue:
+        """The epilogue that stores another expression of block variables."""
+        store = tirx.BufferStore(self._store.buffer, value, self._store.indices)
+        return replace(self, _store=store)
+
+    def at(self, value: Any, index: Sequence[Any]) -> Any:
+        """An expression of block variables, part of `value`, at a position of the accumulator."""
+        return structural_map(value, [(tirx.Var, self._placing(index))])
+
+    def _placing(self, index: Sequence[Any]) -> Callable[[tirx.Var], Any]:
         def variable(var: tirx.Var) -> Any:
             if var not in self._dims:
                 return var
@@ -110,12 +132,7 @@ class Epilogue:
             at = 0 if dim is None else index[dim]
             return tirx.const(at, "int32") if isinstance(at, int) else at
 
-        def load(node: TensorLoad) -> Any:
-            if node.source.same_as(self.accumulator):
-                return value
-            return next((copy for source, copy in copies if node.source.same_as(source)), node)
-
-        return structural_map(self._store, [(tirx.Var, variable), (TensorLoad, load)])
+        return variable
 
     def addends(self) -> list[tirx.Buffer]:
         """The vectors over channels, the last dimension, that are added to a product.

@@ -10,6 +10,7 @@ from tvm.tirx import PrimFunc, Stmt
 
 from .emit import channel_loops, let, local, loop, seq, splat, vload, vstore
 from .epilogue import Epilogue, extract_epilogue, holds_stage
+from .halves import FALLEN, extract_fallen
 from .kernels import PARAMS
 from .padded_rows import rows_to_run
 from .params import ConvParams
@@ -23,6 +24,11 @@ LANES = 16  # of the vectors written here; LLVM splits them where registers are 
 
 def schedule_lanes(func: PrimFunc, pixels: int, writer: type[LanesWriter]) -> PrimFunc:
     """Replace the loops by those of `writer`, or by scalar ones where the epilogue is odd."""
+    if holds_stage(func, FALLEN):
+        fallen = extract_fallen(func)
+        if fallen is None:
+            return schedule_scalar(func)
+        return writer(fallen[0], pixels, fallen[1]).write()
     epilogue = extract_words(func) if holds_stage(func, WORDS) else extract_epilogue(func)
     return schedule_scalar(func) if epilogue is None else writer(epilogue, pixels).write()
 
@@ -33,8 +39,9 @@ class LanesWriter(PixelTiles):
     Another way to count inherits and has its own `accumulate`.
     """
 
-    def __init__(self, epilogue: Epilogue | WordsEpilogue, pixels: int) -> None:
-        """Find the shape and the buffers."""
+    def __init__(self, epilogue: Epilogue | WordsEpilogue, pixels: int, start: Any = None) -> None:
+        """Find the shape and the buffers. start: of `extract_fallen`."""
+        self.start = start
         self.data, self.weights, *self.padded = epilogue.reads
         params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
         super().__init__(epilogue, params, pixels, int(self.weights.ty.shape[3]))
@@ -46,7 +53,7 @@ class LanesWriter(PixelTiles):
         stmts: list[Stmt] = []
         totals = self.accumulate(stmts, at, group, block, vectors)
         # Their own buffer: LLVM keeps sums in registers only if no variable index reaches them.
-        counts = local("counts", (len(at) * width,), "uint32", stmts)
+        counts = local("counts", (len(at) * width,), "int32", stmts)
         for i, total in enumerate(totals):
             stmts.append(vstore(counts, total, [i * LANES], LANES))
         for i, pixel in enumerate(at):
@@ -70,8 +77,7 @@ class LanesWriter(PixelTiles):
         first = let("channel", group * self.params.cog + begin, stmts)
 
         def store(c: Any) -> Stmt:
-            value = tirx.BufferLoad(counts, [base + c]).astype("int32")
-            return epilogue.store((*pixel, first + c), value)
+            return epilogue.store((*pixel, first + c), tirx.BufferLoad(counts, [base + c]))
 
         return stmts + channel_loops(store, channels, LANES)
 
@@ -85,11 +91,11 @@ class LanesWriter(PixelTiles):
     ) -> list[Any]:
         """Append the reduction over all taps and words for the pixels `at` (n, y, x).
 
-        Returns the numbers of differing taps, vectors of uint32: pixel by pixel, channels inside.
+        Returns the numbers of differing taps, or what is left of the start less them: vectors of
+        int32, pixel by pixel, channels inside.
         """
-        count = len(at) * vectors
-        begin, rows, known = self.rows(stmts, at, group, block, vectors)
-        sums = register_vectors("sums", known * len(at), stmts)
+        begin, rows, starts = self.begin(stmts, at, group, block, vectors)
+        sums = register_vectors("sums", starts, stmts)
 
         def step(ky: Any, kx: Any, k: Any) -> Stmt:
             body: list[Stmt] = []
@@ -97,7 +103,7 @@ class LanesWriter(PixelTiles):
             for v in range(vectors):
                 w = let("w", self.weight(group, block, ky, kx, k, v), body)
                 for i, a in enumerate(words):
-                    body.append(add_to(sums, i * vectors + v, tirx.popcount(a ^ w)))
+                    body.append(self.count(sums, i * vectors + v, tirx.popcount(a ^ w)))
             return seq(body)
 
         def row(ky: Any) -> Stmt:
@@ -105,17 +111,48 @@ class LanesWriter(PixelTiles):
             return loop(taps, lambda kx: loop(words, lambda k: step(ky, kx, k), "k"), "kx")
 
         stmts.append(loop(rows, lambda i: row(begin + i), "ky"))
-        return [vload(sums, [i * LANES], LANES) for i in range(count)]
+        return [vload(sums, [i * LANES], LANES) for i in range(len(starts))]
 
-    def rows(
+    def begin(
+        self, stmts: list[Stmt], at: list[Place], group: Any, block: Any, vectors: int
+    ) -> tuple[Any, Any, list[Any]]:
+        """The kernel rows to run for the pixels `at`: the first, how many; and what the counts
+        begin at, vectors of int32, pixel by pixel.
+        """
+        first, rows, known = self._rows(stmts, at, group, block, vectors)
+        channel = let("channel", group * self.params.cog + block * self.channels, stmts)
+        starts = []
+        for pixel in at:
+            for v, value in enumerate(known):
+                start = self._start((*pixel, channel + v * LANES))
+                if start is not None:
+                    value = start if value is None else let("start", start - value, stmts)
+                starts.append(splat(0, f"int32x{LANES}") if value is None else value)
+        return first, rows, starts
+
+    def count(self, sums: tirx.Buffer, index: int, bits: Any) -> Stmt:
+        """Count `bits`, a vector of numbers of differing taps: up, or down from the start."""
+        return add_to(sums, index, bits, down=self.start is not None)
+
+    def _start(self, place: tuple[Any, ...]) -> Any:
+        """What the epilogue wants the counters of a vector to fall from."""
+        if self.start is None:
+            return None
+        if isinstance(self.start, tirx.IntImm):
+            return splat(int(self.start), f"int32x{LANES}")
+        assert isinstance(self.epilogue, Epilogue)
+        indices = [self.epilogue.at(index, place) for index in self.start.indices]
+        return vload(self.start.source, indices, LANES)
+
+    def _rows(
         self, stmts: list[Stmt], at: list[Place], group: Any, block: Any, vectors: int
     ) -> tuple[Any, Any, list[Any]]:
         """The kernel rows to run for the pixels `at`: the first, how many, and what the others add
-        to the counts, vectors of uint32.
+        to the counts, vectors of int32 or None for nothing.
         """
         p = self.params
         if not self.padded:
-            return 0, p.kh, [splat(0, f"uint32x{LANES}")] * vectors
+            return 0, p.kh, [None] * vectors
         (sums,) = self.padded
         lines = [y for _, y, _ in at]
         low, high = functools.reduce(tirx.min, lines), functools.reduce(tirx.max, lines)
@@ -123,7 +160,8 @@ class LanesWriter(PixelTiles):
         begin, end = (let(name, e, stmts) for name, e in zip(("begin", "end"), bounds, strict=True))
 
         def first_rows(count: Any, v: int) -> Any:
-            return vload(sums, [group * self.blocks + block, count, v * LANES], LANES)
+            row = vload(sums, [group * self.blocks + block, count, v * LANES], LANES)
+            return row.astype(f"int32x{LANES}")
 
         known = [
             let("known", first_rows(begin, v) + first_rows(p.kh, v) - first_rows(end, v), stmts)
@@ -162,13 +200,17 @@ def row_runs(params: ConvParams, word_bits: int) -> tuple[int, int]:
 
 
 def register_vectors(name: str, values: list[Any], stmts: list[Stmt]) -> tirx.Buffer:
-    """A buffer of vectors of uint32 that begin as `values`."""
-    buffer = local(name, (len(values) * LANES,), "uint32", stmts)
+    """A buffer of vectors of int32 that begin as `values`.
+
+    Signed, because counters may begin below zero: LLVM is told that unsigned sums never wrap.
+    """
+    buffer = local(name, (len(values) * LANES,), "int32", stmts)
     stmts += [vstore(buffer, value, [i * LANES], LANES) for i, value in enumerate(values)]
     return buffer
 
 
-def add_to(buffer: tirx.Buffer, index: int, value: Any) -> Stmt:
-    """buffer[vector `index`] += value."""
+def add_to(buffer: tirx.Buffer, index: int, value: Any, down: bool = False) -> Stmt:
+    """buffer[vector `index`] += value, a vector of 32-bit integers; `down`: -= value."""
     place = [index * LANES]
-    return vstore(buffer, vload(buffer, place, LANES) + value, place, LANES)
+    total, value = vload(buffer, place, LANES), value.astype(f"int32x{LANES}")
+    return vstore(buffer, total - value if down else total + value, place, LANES)

@@ -14,8 +14,6 @@ bit = d < (T - limit) // 2 + 1: one comparison of counters, border included (`co
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -266,14 +264,13 @@ class WordsEpilogue:
 
 def _join_masks(conditions: list[Any], lanes: int, unit: int) -> Any:
     """LLVM's masks of vectors of conditions side by side, as an unsigned integer."""
-    parts = [mask_bits(condition, lanes) for condition in conditions]
     if unit == lanes:
-        return parts[0]
-    shifted = [
-        part.astype(f"uint{unit}") << tirx.const(i * lanes, f"uint{unit}")
-        for i, part in enumerate(parts)
-    ]
-    return functools.reduce(operator.or_, shifted)
+        return mask_bits(conditions[0], lanes)
+    # Joined as conditions: LLVM turns shifted integers of several pixels into one vector, mask by
+    # mask through general registers.
+    none = tirx.Broadcast(tirx.const(False, "bool"), lanes)
+    whole = [*conditions, *[none] * (unit // lanes - len(conditions))]
+    return mask_bits(tirx.Shuffle(whole, list(range(unit))), unit)
 
 
 def extract_words(func: PrimFunc) -> WordsEpilogue:

@@ -12,6 +12,7 @@ from bnn_tvm.importer.params import conv_params
 from bnn_tvm.importer.value import FLOATS, Steps, Value, natural
 from bnn_tvm.passes.graph import shape_of
 from topi_ext.conv2d import needs_pad, pad_nhwc
+from topi_ext.halves import MOST_SCALE
 from topi_ext.params import ConvParams
 from topi_ext.winograd import sums_exactly
 
@@ -91,7 +92,11 @@ def _scaled(
 ) -> relax.Expr:
     result = b.emit(relax.op.astype(acc, "float32"))
     if scale is not None and np.any(scale != 1):
-        result = b.emit(relax.op.multiply(result, relax.const(scale.astype(np.float32))))
+        factor = scale.astype(np.float32)
+        if np.abs(factor).max() > MOST_SCALE:  # a quarter of it is exact
+            result = b.emit(relax.op.multiply(result, relax.const(np.float32(4))))
+            factor = (factor / 4).astype(np.float32)
+        result = b.emit(relax.op.multiply(result, relax.const(factor)))
     if offset is not None and np.any(offset != 0):
         result = b.emit(relax.op.add(result, relax.const(offset.astype(np.float32))))
     return result

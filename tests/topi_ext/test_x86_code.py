@@ -77,14 +77,16 @@ def count(body: list[str], instruction: str) -> int:
 @pytest.mark.parametrize("case", LAYERS)
 def test_popcount_loop_is_xor_popcount_add_without_spills(case: str) -> None:
     text = layer_assembly(kernels.table()[POPCNT], ConvParams.parse(case), "znver4")
+    assert "%rsp, %rbp" not in text  # then rbp is no frame but any register
     loops = inner_loops(text, "vpopcntd")
     assert loops
     full = [body for body in loops if count(body, "vpopcntd") == 16]
     assert full  # 4 pixels x 4 vectors of 16 channels
     for body in loops:
         tile = count(body, "vpopcntd")
-        assert count(body, "vpxord") == count(body, "vpaddd") == tile
-        assert not any("(%rsp" in line or "(%rbp)" in line for line in body)
+        added = count(body, "vpaddd") + count(body, "vpsubd")  # counters may fall from their start
+        assert count(body, "vpxord") == added == tile
+        assert not any("(%rsp" in line for line in body)
     for body in full:
         assert len(body) <= 3 * 16 + 4 + 4 + 5  # trios, weights, broadcasts, loop control
         assert not any("%ymm" in line or "%xmm" in line for line in body)

@@ -37,7 +37,7 @@ from tvm.target import Target
 from tvm.tirx import PrimFunc, Stmt
 
 from .. import bconv2d_lanes as lanes
-from ..emit import PARALLEL, SERIAL, bitcast, let, loop, seq, splat, vload, vstore
+from ..emit import PARALLEL, SERIAL, let, loop, seq, splat, vload, vstore
 from ..epilogue import find_stage, holds_stage
 from ..kernels import KERNEL, PARAMS, STAGE, Kernel, table
 from ..lanes_writer import (
@@ -184,16 +184,16 @@ class _Writer(LanesWriter):
         count = len(at) * vectors
         runs, words = row_runs(p, WORD)
         chains, rest = divmod(words, CHAIN)
-        begin, rows, known = self.rows(stmts, at, group, block, vectors)
+        begin, rows, starts = self.begin(stmts, at, group, block, vectors)
         # 32 - popcount(Y3) = popcount(s): the 32 of all chains are there from the beginning.
         each = WORD * chains * runs
-        if not each or isinstance(rows, int):
-            whole = tirx.const(each and rows * each, "uint32")
-        else:  # not a cast: TVM's bounds of `rows` may be negative, and it refuses to cast these
-            whole = bitcast(let("whole", rows * each, stmts), "uint32")
-        starts = [let("start", value + tirx.Broadcast(whole, LANES), stmts) for value in known]
-        ones = register_vectors("ones", starts * len(at), stmts)
-        twos = register_vectors("twos", [splat(0, f"uint32x{LANES}")] * count, stmts)
+        whole = tirx.const(0, "int32") if not each else let("whole", rows * each, stmts)
+        whole = tirx.const(whole, "int32") if isinstance(whole, int) else whole
+        down = self.start is not None
+        whole = tirx.Broadcast(-whole if down else whole, LANES)
+        starts = [let("start", value + whole, stmts) for value in starts]
+        ones = register_vectors("ones", starts, stmts)
+        twos = register_vectors("twos", [splat(0, f"int32x{LANES}")] * count, stmts)
 
         def forms(ky: Any, kx: Any, k: Any, length: int, body: list[Stmt]) -> list[list[Any]]:
             """The broadcast words of every pixel for a chain of `length` words."""
@@ -218,9 +218,7 @@ class _Writer(LanesWriter):
                     carry = (x2 & y3) | (x1 & ~x2)
                     index = i * vectors + v
                     body.append(add_to(twos, index, tirx.popcount(carry)))
-                    place = [index * LANES]
-                    left = vload(ones, place, LANES) - tirx.popcount(y3)
-                    body.append(vstore(ones, left, place, LANES))
+                    body.append(add_to(ones, index, tirx.popcount(y3), down=not down))
             return seq(body)
 
         def single(ky: Any, kx: Any, k: Any) -> Stmt:
@@ -229,7 +227,7 @@ class _Writer(LanesWriter):
             for v in range(vectors):
                 w = let("w", self.weight(group, block, ky, kx, k, v), body)
                 for i, (a,) in enumerate(pixels):
-                    body.append(add_to(ones, i * vectors + v, tirx.popcount(a ^ w)))
+                    body.append(self.count(ones, i * vectors + v, tirx.popcount(a ^ w)))
             return seq(body)
 
         def steps(step: Callable[[Any, Any, Any], Stmt], count: int, size: int, k: int) -> Stmt:
@@ -255,9 +253,9 @@ class _Writer(LanesWriter):
             stmts.append(steps(chain, chains, CHAIN, 0))
         if rest:
             stmts.append(steps(single, rest, 1, chains * CHAIN))
+        twice = -2 if down else 2
         return [
-            vload(ones, [i * LANES], LANES)
-            + vload(twos, [i * LANES], LANES) * tirx.const(2, "uint32")
+            vload(ones, [i * LANES], LANES) + vload(twos, [i * LANES], LANES) * twice
             for i in range(count)
         ]
 
