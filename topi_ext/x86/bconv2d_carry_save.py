@@ -54,7 +54,7 @@ from ..params import ConvParams
 
 CHAIN = 3  # words that one adder takes
 SHORT = 4  # steps of a run from which on a nest of loops pays
-L1_BYTES = 24576  # of weights that surely stay in the first-level cache over all pixels
+WIDE_BYTES = 40960  # of a block's weights up to which the wide tile was the faster one on Zen 5
 
 
 def prepare(packed: te.Tensor, params: ConvParams, kernel: str) -> te.Tensor:
@@ -266,13 +266,13 @@ def rank(params: ConvParams, target: Target, pixels: int, channels: int) -> int:
     if p.pixels < 2 * pixels or vector_work(p, True) > 0.97 * vector_work(p, False):
         return 0
     block_bytes = p.kh * p.kw * p.words(WORD) * 4 * lanes.block_channels(p, 64)
-    return 12 if (channels == 64) == (block_bytes <= L1_BYTES) else 11
+    return 12 if (channels == 64) == (block_bytes <= WIDE_BYTES) else 11
 
 
 def vector_work(params: ConvParams, carry_save: bool) -> int:
     """Modelled vector instructions of a layer, for carry-save adders or plain popcounts.
 
-    Beside the reduction 5 a vector of outputs to scale and store it, twice as many for two sums and
+    Beside the reduction 5 a vector of outputs to scale and store it, 3 more for two sums and
     smaller tiles; a vector of words costs `prepare` as much as 28.
     """
     p = params
@@ -282,7 +282,7 @@ def vector_work(params: ConvParams, carry_save: bool) -> int:
         return outputs * (3 * p.kh * runs * words + 5)
     chains, rest = divmod(words, CHAIN)
     packed = p.n * p.hp * p.wp * p.groups * p.words(WORD)
-    return outputs * (p.kh * runs * (8 * chains + 3 * rest) + 10) + 28 * -(-packed // LANES)
+    return outputs * (p.kh * runs * (8 * chains + 3 * rest) + 8) + 28 * -(-packed // LANES)
 
 
 def _row(pixels: int, channels: int) -> Kernel:
