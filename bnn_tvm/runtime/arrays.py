@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,30 @@ def _check_array(value: Any, info: TensorInfo) -> np.ndarray:
     return np.asarray(array, order="C")
 
 
+class InputCheck:
+    """`check_inputs` of one model, prepared: a run's Python costs little."""
+
+    def __init__(self, infos: Sequence[TensorInfo]) -> None:
+        self._infos = tuple(infos)
+        self._names = {info.name for info in infos}
+        self._forms = [(info.name, np.dtype(info.dtype), info.shape) for info in infos]
+
+    def __call__(self, given: Any) -> list[np.ndarray]:
+        """What `check_inputs` returns and raises."""
+        if type(given) is np.ndarray and len(self._forms) == 1:
+            arrays = [given]
+        elif type(given) is dict and given.keys() == self._names:
+            arrays = [given[name] for name, _, _ in self._forms]
+        else:
+            return check_inputs(given, self._infos)
+        for array, (_, dtype, shape) in zip(arrays, self._forms, strict=True):
+            # Equal dtypes may be different objects: those take the long way, like all that is odd.
+            plain = type(array) is np.ndarray and array.dtype is dtype
+            if not (plain and array.shape == shape and array.flags.c_contiguous):
+                return check_inputs(given, self._infos)
+        return arrays
+
+
 class Pointers:
     """The `void *const *` of the C API, kept from run to run: a run's Python costs little.
 
@@ -68,8 +93,8 @@ class Pointers:
     """
 
     def __init__(self, infos: Sequence[TensorInfo]) -> None:
-        self._pointers = np.zeros(max(1, len(infos)), np.uintp)
-        self.table = _address(self._pointers)
+        self._pointers = (ctypes.c_void_p * max(1, len(infos)))()
+        self.table = ctypes.addressof(self._pointers)
 
     def set(self, arrays: Sequence[np.ndarray]) -> None:
         """Point to `arrays`, which the caller keeps alive."""
@@ -78,6 +103,9 @@ class Pointers:
 
 
 def _address(array: np.ndarray) -> int:
-    # `array.ctypes.data` takes ten times as long.
-    pointer: int = array.__array_interface__["data"][0]
-    return pointer
+    # Of what is writable and not empty ctypes tells it four times as fast as NumPy.
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+    except (TypeError, ValueError, BufferError):
+        pointer: int = array.__array_interface__["data"][0]
+        return pointer

@@ -16,7 +16,7 @@ import numpy as np
 from bnn_tvm.errors import DeviceError, FileError, UsageError
 from bnn_tvm.export.metadata import Metadata, TensorInfo
 from bnn_tvm.runtime import capi
-from bnn_tvm.runtime.arrays import Pointers, check_inputs
+from bnn_tvm.runtime.arrays import InputCheck, Pointers
 from bnn_tvm.runtime.elf import host_is_android, host_machine
 from bnn_tvm.runtime.families import check_family
 from bnn_tvm.runtime.files import ModelFiles, open_files
@@ -54,7 +54,9 @@ class Model:
             self.inputs: tuple[TensorInfo, ...] = self._infos("input")
             self.outputs: tuple[TensorInfo, ...] = self._infos("output")
             self._sources, self._targets = Pointers(self.inputs), Pointers(self.outputs)
-            self._dtypes = [np.dtype(info.dtype) for info in self.outputs]
+            self._check_inputs = InputCheck(self.inputs)
+            self._names = [info.name for info in self.outputs]
+            self._forms = [(info.shape, np.dtype(info.dtype)) for info in self.outputs]
             self._context = self._create(files, kernels)
         except BaseException:
             capi.close_library(self._library)
@@ -75,12 +77,14 @@ class Model:
         accepted where there is one input. Returns new arrays by output name. Raises `UsageError`
         for a wrong name, shape or dtype, `DeviceError` if the run fails.
         """
-        arrays = check_inputs(inputs, self.inputs)
+        arrays = self._check_inputs(inputs)
         results = self._empty()
         with self._lock:
             sources, targets = self._bind(arrays, results)
-            self._check(self._library.bnn_run(self._alive(), sources, targets))
-        return {info.name: a for info, a in zip(self.outputs, results, strict=True)}
+            status = self._library.bnn_run(self._alive(), sources, targets)
+            if status != capi.OK:
+                self._check(status)
+        return dict(zip(self._names, results, strict=True))
 
     def run_many(self, samples: Sequence[Any]) -> list[dict[str, np.ndarray]]:
         """`run` for each of `samples`, one after the other."""
@@ -95,7 +99,7 @@ class Model:
         """
         if repeat < 1:
             raise UsageError(f"repeat must be at least 1, not {repeat}")
-        arrays = check_inputs(inputs, self.inputs)
+        arrays = self._check_inputs(inputs)
         results = self._empty()
         layers = self.metadata.layers
         times = np.zeros((repeat, max(1, len(layers))))
@@ -120,7 +124,7 @@ class Model:
         What is timed is the C call alone: arrays are checked and allocated once. Raises what `run`
         raises.
         """
-        arrays = check_inputs(inputs, self.inputs)
+        arrays = self._check_inputs(inputs)
         results = self._empty()
         times = np.zeros(repeat)
         with self._lock:
@@ -156,10 +160,7 @@ class Model:
 
     def _empty(self) -> list[np.ndarray]:
         """New arrays for the outputs."""
-        return [
-            np.empty(info.shape, dtype)
-            for info, dtype in zip(self.outputs, self._dtypes, strict=True)
-        ]
+        return [np.empty(shape, dtype) for shape, dtype in self._forms]
 
     def _bind(self, arrays: list[np.ndarray], results: list[np.ndarray]) -> tuple[int, int]:
         """The tables for a run from `arrays` to `results`; the lock must be held."""

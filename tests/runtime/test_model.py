@@ -257,3 +257,40 @@ def test_a_recompiled_model_at_the_same_path_is_the_new_one(tmp_path: Path) -> N
     new = load(compiled(3))
     np.testing.assert_array_equal(old.run(x)["y"], 2 * x)
     np.testing.assert_array_equal(new.run(x)["y"], 3 * x)
+
+
+def test_the_prepared_check_of_inputs_returns_and_raises_what_the_plain_one_does() -> None:
+    from bnn_tvm.export.metadata import TensorInfo
+    from bnn_tvm.runtime.arrays import InputCheck, check_inputs
+
+    infos = (TensorInfo("a", (2, 3), "float32", ""), TensorInfo("b", (0, 4), "uint8", ""))
+    a, b = np.ones((2, 3), "float32"), np.zeros((0, 4), "uint8")
+    swapped = a.astype(a.dtype.newbyteorder())
+    cases = [
+        (infos, {"a": a, "b": b}),
+        (infos, {"b": b, "a": np.asfortranarray(a)}),
+        (infos, {"b": b, "a": a.tolist()}),
+        (infos, {"a": a}),
+        (infos, {"a": a, "b": b, "c": b}),
+        (infos, {"a": a, "b": b[:, :3]}),
+        (infos, a),
+        (infos[:1], a),
+        (infos[:1], swapped),
+        (infos[:1], a.T),
+        (infos[:1], np.repeat(a, 2, 1)[:, ::2]),
+        (infos[:1], a.astype("float64")),
+        (infos[:1], {"a": a.view(np.matrix)}),
+    ]
+    for of, given in cases:
+        try:
+            want = check_inputs(given, of)
+        except UsageError as exc:
+            with pytest.raises(UsageError) as caught:
+                InputCheck(of)(given)
+            assert str(caught.value) == str(exc)
+            continue
+        got = InputCheck(of)(given)
+        assert len(got) == len(want)
+        for x, y in zip(got, want, strict=True):
+            assert x.flags.c_contiguous and x.dtype == y.dtype and x.shape == y.shape
+            assert x.tobytes() == y.tobytes()
