@@ -1,4 +1,4 @@
-"""The times of whole networks as bars in a PNG file."""
+"""What was measured of whole networks as bars in a PNG file."""
 
 from __future__ import annotations
 
@@ -13,28 +13,47 @@ if TYPE_CHECKING:
 
 def plot(results: list[Result], threads: int, path: Path) -> None:
     """Draw the medians as bars, one group a network, into a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2 + 2.4 * len(results), 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
     sides = {
         "bnn_tvm": "bnn_tvm",
         "openvino": "OpenVINO BinaryConvolution",
         "onnxruntime_int8": "onnxruntime int8",
         "onnxruntime": "onnxruntime fp32",
     }
-    sides = {key: label for key, label in sides.items() if getattr(results[0], key) is not None}
+    bars = {
+        label: [getattr(r, key).median_ms for r in results]
+        for key, label in sides.items()
+        if getattr(results[0], key) is not None
+    }
+    title = f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+    names = [r.network for r in results]
+    draw_bars(path, names, bars, "milliseconds a run (median)", title, "%.1f", log=True)
+
+
+def draw_bars(
+    path: Path,
+    groups: list[str],
+    sides: dict[str, list[float]],
+    unit: str,
+    title: str,
+    number: str,
+    log: bool = False,
+) -> None:
+    """Draw a group of bars for each of `groups`, one of every side, into a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2 + 2.4 * len(groups), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
     step = 0.84 / len(sides)
-    for index, (side, label) in enumerate(sides.items()):
-        times = [getattr(r, side).median_ms for r in results]
-        places = [group + (index - (len(sides) - 1) / 2) * step for group in range(len(results))]
-        bars = axes.bar(places, times, 0.93 * step, label=label)
-        axes.bar_label(bars, fmt="%.1f", fontsize=8)
-    axes.set_xticks(range(len(results)), [r.network for r in results])
-    axes.set_ylabel("milliseconds a run (median)")
-    axes.set_yscale("log")
-    axes.set_title(f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}", fontsize=9)
+    for index, (label, values) in enumerate(sides.items()):
+        places = [group + (index - (len(sides) - 1) / 2) * step for group in range(len(groups))]
+        bars = axes.bar(places, values, 0.93 * step, label=label)
+        axes.bar_label(bars, fmt=number, fontsize=8)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_ylabel(unit)
+    if log:
+        axes.set_yscale("log")
+    axes.set_title(title, fontsize=9)
     figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path, format="png", dpi=150)
