@@ -6,6 +6,7 @@ Elementwise stages are inlined into what reads them. Then
   epilogue on the tile;
 - reductions over the last axis (softmax, layer means) run row by row, in vectors of partial
   results, at the row of the function's output;
+- a change of layout is turned tile by tile in registers (`transpose`);
 - a copy whose source changes along an axis (padding, concatenation) is written in `segments`;
 - everything else is vectorised over its last axis.
 Loops over large outputs run in parallel.
@@ -26,6 +27,7 @@ from .epilogue import leaf_blocks
 from .parallel import PARALLEL_ELEMENTS
 from .register_tile import written_shape
 from .segments import conditions, write_segments
+from .transpose import write_transposed
 
 # Partial results of a reduction over the last axis: vectors in flight of 4, 8 or 16 floats.
 _PARTIALS = (32, 16, 8, 4)
@@ -39,6 +41,10 @@ def default_schedule(func: PrimFunc, target: Target) -> PrimFunc:
     if not blocks:
         return func
     last = blocks[-1]
+    if len(blocks) == 1:
+        turned = write_transposed(sch, last, target)
+        if turned is not None:
+            return turned
     if len(blocks) == 1 and conditions(sch, last):
         written = write_segments(sch, last)
         if written is not None:

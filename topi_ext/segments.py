@@ -53,31 +53,50 @@ def write_segments(sch: Schedule, block: SBlockRV) -> PrimFunc | None:
     whole. None if the block does more than store one element for each of its indices.
     """
     node, func = sch.get(block), sch.mod["main"]
+    store = only_store(node)
+    if store is None:
+        return None
+    axes = list(node.iter_vars)
+    extents = [int(axis.dom.extent) for axis in axes]
+    shared = shared_axis(extents)
+    cuts = segment_cuts(sch, block, shared)
+    if math.prod(len(places) - 1 for places in cuts) > _MOST_NESTS:
+        cuts = [[0, size] for size in extents[:-1]] + cuts[-1:]
+    body = Nest(store, [axis.var for axis in axes], cuts, shared).write()
+    return PrimFunc(func.params, body, func.ret_type, func.attrs)
+
+
+def only_store(node: tirx.SBlock) -> tirx.BufferStore | None:
+    """What a block stores for each of its indices, if it does nothing else."""
     axes = list(node.iter_vars)
     if not isinstance(node.body, tirx.BufferStore) or not axes:
         return None
     if any(axis.iter_type != IterVar.DataPar for axis in axes):
         return None
-    extents = [int(axis.dom.extent) for axis in axes]
-    shared = -1
-    if math.prod(extents) >= PARALLEL_ELEMENTS:
-        shared = next((at for at, size in enumerate(extents[:-1]) if size > 1), -1)
+    return node.body
+
+
+def shared_axis(extents: list[int]) -> int:
+    """The axis that runs in parallel, none the last; -1 where the output is small."""
+    if math.prod(extents) < PARALLEL_ELEMENTS:
+        return -1
+    return next((at for at, size in enumerate(extents[:-1]) if size > 1), -1)
+
+
+def segment_cuts(sch: Schedule, block: SBlockRV, shared: int) -> list[list[int]]:
+    """For each axis where its segments begin and end; `shared` stays whole."""
     tests = conditions(sch, block)
-    cuts = [
-        [0, size] if at == shared else _cuts(tests, axis.var, size)
-        for at, (axis, size) in enumerate(zip(axes, extents, strict=True))
+    return [
+        [0, int(axis.dom.extent)] if at == shared else _cuts(tests, axis.var, int(axis.dom.extent))
+        for at, axis in enumerate(sch.get(block).iter_vars)
     ]
-    if math.prod(len(places) - 1 for places in cuts) > _MOST_NESTS:
-        cuts = [[0, size] for size in extents[:-1]] + cuts[-1:]
-    body = _Nest(node.body, axes, cuts, shared).write()
-    return PrimFunc(func.params, body, func.ret_type, func.attrs)
 
 
-class _Nest:
+class Nest:
     """The loops around one store. cuts: for each axis where its segments begin and end."""
 
     def __init__(
-        self, store: tirx.BufferStore, axes: list[IterVar], cuts: list[list[int]], shared: int
+        self, store: tirx.BufferStore, axes: list[tirx.Var], cuts: list[list[int]], shared: int
     ) -> None:
         self.store, self.axes, self.cuts, self.shared = store, axes, cuts, shared
 
@@ -85,7 +104,7 @@ class _Nest:
         """All segments of all axes."""
         return self._axis(0, [], [])
 
-    def _axis(self, at: int, index: list[Any], ranges: list[tuple[Any, int]]) -> Stmt:
+    def _axis(self, at: int, index: list[Any], ranges: list[tuple[Any, tuple[int, int]]]) -> Stmt:
         """The loops from axis `at` on, inside those that gave `index`."""
         stmts: list[Stmt] = []
         kind = PARALLEL if at == self.shared else tirx.ForKind.SERIAL
@@ -102,24 +121,37 @@ class _Nest:
         self,
         at: int,
         index: list[Any],
-        ranges: list[tuple[Any, int]],
+        ranges: list[tuple[Any, tuple[int, int]]],
         begin: int,
         end: int,
         var: Any,
     ) -> Stmt:
-        known = [*ranges, (var, end - begin)] if isinstance(var, tirx.Var) else ranges
+        known = [*ranges, (var, (0, end - begin))] if isinstance(var, tirx.Var) else ranges
         return self._axis(at + 1, [*index, var + begin], known)
 
     def _element(
-        self, index: list[Any], ranges: list[tuple[Any, int]], begin: int, end: int, last: Any
+        self,
+        index: list[Any],
+        ranges: list[tuple[Any, tuple[int, int]]],
+        begin: int,
+        end: int,
+        last: Any,
     ) -> Stmt:
-        """The store of one element, its choices decided as far as the segments decide them."""
+        """The store of one element."""
+        decided = self._decided(index, ranges, begin, end)
+        return structural_map(decided, (tirx.Var, self._at([*index, last + begin])))
+
+    def _decided(
+        self, index: list[Any], ranges: list[tuple[Any, tuple[int, int]]], begin: int, end: int
+    ) -> tirx.BufferStore:
+        """The store, its choices decided as far as the segments of all axes decide them."""
         analyzer = Analyzer()
-        for var, extent in ranges:
-            analyzer.bind(var, Range(0, extent))
+        for var, (first, past) in ranges:
+            dtype = str(var.ty.dtype)
+            analyzer.bind(var, Range(tirx.const(first, dtype), tirx.const(past, dtype)))
         # `last` is an expression of loop variables that only `channel_loops` knows the ranges of:
         # choices are decided for a variable that takes all values of the segment.
-        dtype = str(self.axes[-1].var.ty.dtype)
+        dtype = str(self.axes[-1].ty.dtype)
         any_of_segment = tirx.Var("any", dtype)
         analyzer.bind(any_of_segment, Range(tirx.const(begin, dtype), tirx.const(end, dtype)))
         known = self._at([*index, any_of_segment])
@@ -130,16 +162,15 @@ class _Nest:
             test = analyzer.simplify(structural_map(call.args[0], (tirx.Var, known)))
             return call.args[1 if int(test) else 2] if isinstance(test, tirx.IntImm) else call
 
-        decided = structural_map(self.store, (Call, choose))
-        return structural_map(decided, (tirx.Var, self._at([*index, last + begin])))
+        return structural_map(self.store, (Call, choose))
 
     def _at(self, index: list[Any]) -> Callable[[tirx.Var], Any]:
         """What puts `index` in the place of the axes' variables."""
         values = {}
         for axis, value in zip(self.axes, index, strict=True):
-            dtype = axis.var.ty.dtype  # 64 bits in functions that hold such integers as data
+            dtype = axis.ty.dtype  # 64 bits in functions that hold such integers as data
             number = isinstance(value, int)
-            values[axis.var] = tirx.const(value, dtype) if number else value.astype(dtype)
+            values[axis] = tirx.const(value, dtype) if number else value.astype(dtype)
         return lambda var: values.get(var, var)
 
 
