@@ -25,6 +25,7 @@ from topi_ext import kernels
 from topi_ext.bitpack import compared_as, half_limits, pack
 from topi_ext.isa import isa_of
 from topi_ext.kernels import Kernel
+from topi_ext.pack_nchw import pack_nchw, packs_nchw
 from topi_ext.params import ConvParams
 from topi_ext.words import pad_words
 
@@ -246,7 +247,10 @@ class Builder:
         return self._charged((layer, "pack"), lambda: self.emit(relax.op.concat(words, axis=3)))
 
     def _pack(self, steps: Steps, params: ConvParams, word_bits: int, dense: bool) -> relax.Var:
-        if dense:
+        as_stored = not dense and self._packs_as_stored(steps.source, params, word_bits)
+        if as_stored:
+            x = self.stored(steps.source)
+        elif dense:
             x = self.stored(steps.source)
             x = self.emit(relax.op.reshape(x, (1, 1, params.w, params.ci)))
         else:
@@ -260,14 +264,32 @@ class Builder:
             args.append(relax.const(threshold.astype(compared_as(steps.source.dtype))))
         if flip.size > 1 or flip.any():
             full = np.broadcast_to(flip, (params.ci,)).astype(np.uint8)
+            if as_stored:
+                full = np.packbits(full, bitorder="little").view(f"<u{word_bits // 8}")
             args.append(relax.const(np.ascontiguousarray(full)))
         has_thresholds, has_flip = threshold.size > 1, flip.size > 1 or bool(flip.any())
 
         def compute(data: Any, *rest: Any) -> Any:
             limit = rest[0] if has_thresholds else float(threshold.reshape(-1)[0])
-            return pack(data, limit, rest[-1] if has_flip else None, params, word_bits)
+            turned = rest[-1] if has_flip else None
+            return (pack_nchw if as_stored else pack)(data, limit, turned, params, word_bits)
 
-        return self.emit_te("pack", compute, *args, opaque=True)
+        def emit() -> relax.Var:
+            return self.emit_te("pack", compute, *args, opaque=True)
+
+        return self._charged((self.origin[0], "pack"), emit) if as_stored else emit()
+
+    def _packs_as_stored(self, source: Value, params: ConvParams, word_bits: int) -> bool:
+        """Whether the words of an NCHW tensor are best taken from it as it is."""
+        last = (0, 2, 3, 1)
+        return (
+            source.rank == 4
+            and source.expr is not None
+            and source.order == natural(4)
+            and last not in source.stored
+            and not moves_nothing(source.shape, last)
+            and packs_nchw(params, word_bits, self.target)
+        )
 
     @staticmethod
     def _channel_vector(array: np.ndarray, source: Value, dense: bool) -> np.ndarray:
