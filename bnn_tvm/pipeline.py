@@ -151,6 +151,7 @@ def lower(
     ModelError: an operator cannot be imported in the form in which it stands.
     """
     from bnn_tvm.importer import import_graph
+    from bnn_tvm.lower.beside import pack_beside
     from bnn_tvm.lower.fuse import fuse
     from bnn_tvm.lower.schedule import Scheduled, schedule_module
     from bnn_tvm.passes.float16 import use_float16
@@ -173,7 +174,7 @@ def lower(
         _dump(dump, f"2-imported{label}.py", imported.module.script)
 
         tell("fuse")
-        fused = fuse(imported, target)
+        fused = pack_beside(fuse(imported, target))
         _dump(dump, f"3-fused{label}.py", fused.module.script)
 
         tell("schedule")

@@ -151,6 +151,7 @@ def kernel_row(
         schedule=functools.partial(plan, pixels=pixels),
         counts=counting,
         count_dtype="int32",
+        beside=True,
         prepare=None if prepare is None else functools.partial(prepare, kernel=name),
         rank=rank,
     )

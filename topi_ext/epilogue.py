@@ -42,10 +42,12 @@ def holds_stage(func: PrimFunc, stage: str) -> bool:
 def inline_epilogue(sch: Schedule, anchor: SBlockRV) -> SBlockRV:
     """Inline the elementwise blocks behind `anchor` into the last block and return that one.
 
-    If nothing follows the anchor, the anchor itself is returned.
+    If nothing follows the anchor, the anchor itself is returned. A pack behind the last block
+    (`beside`) stays as it is.
     """
     name = sch.get(anchor).name_hint
-    names = [sch.get(block).name_hint for block in leaf_blocks(sch)]
+    blocks = [sch.get(block) for block in leaf_blocks(sch)]
+    names = [b.name_hint for b in blocks if b.annotations.get(STAGE) != "pack"]
     behind = names[names.index(name) + 1 :]
     for block in behind[:-1]:
         sch.compute_inline(sch.get_sblock(block))
@@ -161,6 +163,14 @@ class Epilogue:
 
         structural_walk(self._store.value, [(tirx.Add, visit_add), (TensorLoad, visit_load)])
         return [source for source in found if not holds(others, source)]
+
+    def aligned(self) -> bool:
+        """Whether each element goes to its accumulator's own position."""
+        found = zip(self._store.indices, self._store.buffer.ty.shape, strict=True)
+        dims = [None if int(size) == 1 else self._dims.get(at, -1) for at, size in found]
+        return len(dims) == len(self.accumulator.ty.shape) and all(
+            dim in (None, place) for place, dim in enumerate(dims)
+        )
 
     def with_body(self, body: tirx.Stmt) -> PrimFunc:
         """The function with its body replaced by hand-made loops."""

@@ -54,6 +54,7 @@ class Kernel:
     inverted: whether `pack_weights` inverts bits, so that agreeing taps are counted; then `counts`
         takes packed negated weights.
     fills: bits of the least part of a word that it can write on its own; 0: a whole word.
+    beside: whether its loops can write packed words of its float results as well (`beside`).
     reassociates: float kernels that add and subtract before they multiply: they round differently
         from a sum of products, and spread infinities to neighbours.
     rank: among kernels that support a shape on a target the highest wins; a number, or a function
@@ -75,6 +76,7 @@ class Kernel:
     count_dtype: str = ""
     inverted: bool = False
     fills: int = 0
+    beside: bool = False
     reassociates: bool = False
     rank: int | Callable[[ConvParams, Target], int] = 0
 

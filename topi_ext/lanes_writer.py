@@ -8,6 +8,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx import PrimFunc, Stmt
 
+from .beside import extract_beside
 from .emit import channel_loops, let, local, loop, seq, splat, vload, vstore
 from .epilogue import Epilogue, extract_epilogue, holds_stage
 from .halves import FALLEN, extract_fallen
@@ -43,8 +44,13 @@ class LanesWriter(PixelTiles):
         """Find the shape and the buffers. start: of `extract_fallen`."""
         self.start = start
         self.data, self.weights, *self.padded = epilogue.reads
+        self.beside = extract_beside(epilogue.func)
         params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
         super().__init__(epilogue, params, pixels, int(self.weights.ty.shape[3]))
+
+    def before(self) -> list[Stmt]:
+        """The borders of words beside floats."""
+        return self.beside.border() if self.beside else []
 
     def tile(self, at: list[Place], group: Any, block: Any, channels: int) -> Stmt:
         """Reduction, then epilogue."""
@@ -79,6 +85,8 @@ class LanesWriter(PixelTiles):
         def store(c: Any) -> Stmt:
             return epilogue.store((*pixel, first + c), tirx.BufferLoad(counts, [base + c]))
 
+        if self.beside is not None:
+            return stmts + self.beside.store(store, pixel, first, channels)
         return stmts + channel_loops(store, channels, LANES)
 
     def accumulate(

@@ -65,6 +65,10 @@ class PixelTiles(ABC):
     def tile(self, at: list[Place], group: Any, block: Any, channels: int) -> Stmt:
         """The pixels `at` x the first `channels` channels of block `block` of a group."""
 
+    def before(self) -> list[Stmt]:
+        """What one thread does before all tiles."""
+        return []
+
     def taps(self, words: int, row_of: RowOf, copies: int = 1) -> Stmt:
         """The reduction: for every row of taps `row_of(ky, kx, stmts)`, which may append to the
         statements before the row and gives what is done for word k of `words` of every tap.
@@ -100,7 +104,7 @@ class PixelTiles(ABC):
         tiles = -(-p.pixels // self.pixels)
         if self.pixels_outside:
             each = lambda t: self._tiles(t, lambda at: self._all(ranges, at))  # noqa: E731
-            return self.epilogue.with_body(loop(tiles, each, "t", kind))
+            return self.epilogue.with_body(seq([*self.before(), loop(tiles, each, "t", kind)]))
 
         def blocks_of(blocks: _Blocks) -> Stmt:
             count = p.groups * blocks.per_group
@@ -113,7 +117,9 @@ class PixelTiles(ABC):
 
             return loop(count * tiles, one, "t", kind)
 
-        return self.epilogue.with_body(seq(blocks_of(blocks) for blocks in ranges))
+        return self.epilogue.with_body(
+            seq([*self.before(), *(blocks_of(blocks) for blocks in ranges)])
+        )
 
     def _place(self, t: Any, tiles: int, blocks: int, stmts: list[Stmt]) -> tuple[Any, Any]:
         """The tile of pixels and the channel block of the `t`-th step."""

@@ -165,7 +165,7 @@ def _describe(function: tirx.PrimFunc) -> tuple[str | None, ConvParams | None]:
     params: ConvParams | None = None
     for block in leaf_blocks(sch):
         annotations = sch.get(block).annotations
-        if KERNEL in annotations:
+        if KERNEL in annotations and params is None:  # else a pack beside the layer's result
             kernel = str(annotations[KERNEL])
             if str(annotations[STAGE]) == _ACCUMULATE:
                 params = ConvParams.parse(str(annotations[PARAMS]))
