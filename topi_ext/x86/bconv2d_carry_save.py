@@ -272,14 +272,14 @@ def rank(params: ConvParams, target: Target, pixels: int, channels: int) -> int:
 def vector_work(params: ConvParams, carry_save: bool) -> int:
     """Modelled vector instructions of a layer, for carry-save adders or plain popcounts.
 
-    Beside the reduction 5 a vector of outputs to scale and store it, 3 more for two sums and
+    Beside the reduction 3 a vector of outputs to scale and store it, 5 more for two sums and
     smaller tiles; a vector of words costs `prepare` as much as 28.
     """
     p = params
     runs, words = row_runs(p, WORD)
     outputs = p.pixels * p.groups * -(-p.cog // LANES)
     if not carry_save:
-        return outputs * (3 * p.kh * runs * words + 5)
+        return outputs * (3 * p.kh * runs * words + 3)
     chains, rest = divmod(words, CHAIN)
     packed = p.n * p.hp * p.wp * p.groups * p.words(WORD)
     return outputs * (p.kh * runs * (8 * chains + 3 * rest) + 8) + 28 * -(-packed // LANES)
