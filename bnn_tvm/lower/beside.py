@@ -59,7 +59,7 @@ class _Joining:
             if not pair.floats_too:
                 continue
             for index, part in enumerate((pair.layer, pair.pack)):
-                item = relax.TupleGetItem(both.var, index)
+                item = self.builder.normalize(relax.TupleGetItem(both.var, index))
                 made.append((relax.VarBinding(part.var, item), ()))
         return self._with([binding for binding, _ in made], tuple(names for _, names in made))
 
@@ -101,16 +101,17 @@ class _Joining:
         symbol = self._join(_callee(layer) or "", _callee(pack) or "", pair.floats_too)
         args = [*_operands(layer), *_operands(pack)[1:]]
         if not pair.floats_too:
-            return relax.VarBinding(pair.pack.var, relax.call_tir(symbol, args, pair.pack.var.ty))
+            call = relax.call_tir(symbol, args, pair.pack.var.ty)
+            return relax.VarBinding(pair.pack.var, self.builder.normalize(call))
         types = [pair.layer.var.ty, pair.pack.var.ty]
         var = relax.DataflowVar(f"{pair.layer.var.name}_beside", relax.TupleType(types))
-        return relax.VarBinding(var, relax.call_tir(symbol, args, types))
+        return relax.VarBinding(var, self.builder.normalize(relax.call_tir(symbol, args, types)))
 
     def _with(self, made: list[relax.Binding], names: tuple[tuple[str, ...], ...]) -> Fused:
         module = self.builder.get()
         main = module["main"]
         (block,) = main.body.blocks
-        body = relax.SeqExpr([type(block)(made)], main.body.body)
+        body = self.builder.normalize(relax.SeqExpr([type(block)(made)], main.body.body))
         function = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
         called = {_callee(binding.value) for binding in made}
         kept = {

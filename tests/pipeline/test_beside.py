@@ -190,6 +190,19 @@ def test_whole_models_are_equal_with_any_number_of_threads(
     np.testing.assert_allclose(results[0], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ("Bi-Real-Net", "only bits"))
+def test_relax_finds_the_joined_module_well_formed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tvm import relax
+
+    made = []
+    run = beside.pack_beside
+    monkeypatch.setattr(beside, "pack_beside", lambda f: made.append(run(f)) or made[-1])
+    pipeline.build(model({**BLOCKS, "only bits": ONLY_BITS}[name]), spec())
+    relax.analysis.well_formed(made[0].module)  # raises where it is not
+
+
 def test_the_virtual_machine_takes_two_results(tmp_path: Path) -> None:
     import tvm
     from tvm import relax

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import arm64_models, arm64_program
 from bnn_tvm import pipeline
 from bnn_tvm.importer import layers
+from bnn_tvm.lower import beside
 from bnn_tvm.options import CompileOptions
 from bnn_tvm.program import Program
 from bnn_tvm.targets import TargetSpec, resolve
@@ -140,6 +141,7 @@ def writes_words(program: Program) -> list[str]:
 def floats(model: onnx.ModelProto, spec: TargetSpec, monkeypatch: pytest.MonkeyPatch) -> Program:
     """The program without packed results."""
     with monkeypatch.context() as patch:
+        patch.setattr(beside, "pack_beside", lambda fused: fused)
         patch.setattr(layers, "as_bits", lambda *args: None)
         return pipeline.build(model, spec)
 

@@ -73,7 +73,7 @@ def test_the_best_row_of_a_target_is_taken() -> None:
 @pytest.mark.parametrize(
     ("case", "row"),
     [
-        # Chains of three words pay from about 100 channels on; the deepest kernels take a narrow tile.
+        # Chains of three words pay from about 100 channels on; deepest kernels take a narrow tile.
         ("1x56x56x64-k3x3x64-s1x1-d1x1-p1,1,1,1-g1-v0", "popcnt_u32_4x64"),
         ("1x28x28x128-k3x3x128-s1x1-d1x1-p1,1,1,1-g1-v0", "carry_save_u32_2x64"),
         ("1x14x14x256-k3x3x256-s2x2-d1x1-p1,1,1,1-g1-v0", "carry_save_u32_2x64"),
