@@ -3,9 +3,10 @@
     python -m benchmarks.threads [--only NAME] [--threads N] [--plot FILE.png] [--json]
 
 One thread and N take turns in many short blocks, so that a change of clock or load meets both;
-the first run of a block is thrown away. bnn_tvm is timed twice: a call from Python (`Model.run`)
-and the C call alone. All results are compared: bnn_tvm's must be equal bit for bit on any number
-of threads.
+what a block does in its first milliseconds is thrown away: a processor that slept is slow to come
+back, and in that time a program that is twice as fast runs twice as often. bnn_tvm is timed twice:
+a call from Python (`Model.run`) and the C call alone. All results are compared: bnn_tvm's must be
+equal bit for bit on any number of threads.
 
 What N cores are worth is measured in the same turns: N copies of the network, each on one thread,
 run at once. Together they do at best N times the work of one, and less whenever two processors of
@@ -37,6 +38,8 @@ from benchmarks.timing import BLOCK, cpu_name, relative_error
 
 #: Measured by default: those whose scaling has a goal.
 GOAL_NETWORKS = ("bireal18", "quicknet")
+#: Before the timed runs of a block.
+WARM_UP_S = 0.01
 #: Times in milliseconds of the runs of one block.
 Block = Callable[[], np.ndarray]
 
@@ -98,10 +101,10 @@ def blocks_in_turns(blocks: dict[str, Block], rounds: int) -> dict[str, np.ndarr
 
 
 def timed(run: Callable[[], object]) -> Block:
-    """A block of calls of `run`, after one that does not count."""
+    """A block of calls of `run`, after some that do not count."""
 
     def block() -> np.ndarray:
-        run()
+        _warm_up(run)
         taken = np.zeros(BLOCK)
         for i in range(BLOCK):
             start = time.perf_counter_ns()
@@ -128,7 +131,7 @@ def measure(name: str, size: int, threads: int, rounds: int) -> Result:
         theirs = {count: {p: run(x) for p, run in runs.items()} for count, runs in others.items()}
 
         def together() -> np.ndarray:
-            parts = callers.map(lambda model: model.latencies(x, BLOCK + 1)[1:], copies)
+            parts = callers.map(lambda model: _c_block(model, x), copies)
             return np.mean(list(parts), axis=0)
 
         blocks: dict[str, Block] = {"copies": together}
@@ -165,7 +168,15 @@ def _bind(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
 
 
 def _c_block(model: Any, x: np.ndarray) -> np.ndarray:
-    return np.asarray(model.latencies(x, BLOCK + 1)[1:])
+    _warm_up(lambda: model.latencies(x, 1))
+    return np.asarray(model.latencies(x, BLOCK))
+
+
+def _warm_up(run: Callable[[], object]) -> None:
+    end = time.perf_counter() + WARM_UP_S
+    run()
+    while time.perf_counter() < end:
+        run()
 
 
 LABELS = {
