@@ -12,7 +12,7 @@ from typing import Any
 
 from tvm import tirx
 from tvm.ir import TensorLoad
-from tvm.s_tir import Schedule
+from tvm.s_tir import SBlock, Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm.tirx import PrimFunc
 from tvm_ffi import structural_map, structural_walk
@@ -52,6 +52,15 @@ def inline_epilogue(sch: Schedule, anchor: SBlockRV) -> SBlockRV:
     for block in behind[:-1]:
         sch.compute_inline(sch.get_sblock(block))
     return sch.get_sblock(behind[-1]) if behind else anchor
+
+
+def read_buffers(block: SBlock) -> tuple[tirx.Buffer, ...]:
+    """The buffers that `block` reads, but the one it writes, in the order of its expression."""
+    known: list[tirx.Buffer] = [block.writes[0].source]
+    for region in block.reads:
+        if not any(region.source.same_as(other) for other in known):
+            known.append(region.source)
+    return tuple(known[1:])
 
 
 def divisor(extent: int, limit: int) -> int:
@@ -190,17 +199,13 @@ def extract_epilogue(func: PrimFunc, stage: str = "acc", bare: bool = False) -> 
     notes = dict(sch.get(anchor).annotations)
     last = inline_epilogue(sch, anchor)
     source = sch.get(anchor).writes[0].source
-    reads: list[tirx.Buffer] = []
-    for region in sch.get(anchor).reads:
-        known = [source, *reads]
-        if not any(region.source.same_as(other) for other in known):
-            reads.append(region.source)
+    reads = read_buffers(sch.get(anchor))
     block = sch.get(last)
     if bare and block.same_as(sch.get(anchor)):
         index = [tirx.Var(f"i{dim}", "int64") for dim in range(len(source.ty.shape))]
         itself = tirx.BufferStore(source, tirx.BufferLoad(source, index), index)
         places: dict[tirx.Var, int | None] = {var: dim for dim, var in enumerate(index)}
-        return Epilogue(func, source, tuple(reads), notes, itself, places)
+        return Epilogue(func, source, reads, notes, itself, places)
     if block.same_as(sch.get(anchor)) or not isinstance(block.body, tirx.BufferStore):
         return None
     extents = {iv.var: int(iv.dom.extent) for iv in block.iter_vars}
@@ -224,4 +229,4 @@ def extract_epilogue(func: PrimFunc, stage: str = "acc", bare: bool = False) -> 
                 dims[at] = dim
     if len(dims) != len(extents):
         return None
-    return Epilogue(func, source, tuple(reads), notes, block.body, dims)
+    return Epilogue(func, source, reads, notes, block.body, dims)

@@ -28,7 +28,7 @@ from tvm.tirx import PrimFunc
 from tvm_ffi import structural_map
 
 from .bconv2d import border_correction, edge_class
-from .epilogue import Epilogue, extract_epilogue, find_stage
+from .epilogue import Epilogue, extract_epilogue, find_stage, read_buffers
 from .kernels import STAGE
 from .params import ConvParams
 
@@ -82,17 +82,12 @@ def extract_fallen(func: PrimFunc) -> tuple[Epilogue, Any] | None:
         return None
     sch = Schedule(func)
     acc, fallen = sch.get(find_stage(sch)), sch.get(find_stage(sch, FALLEN))
-    counts = acc.writes[0].source
-    reads: list[tirx.Buffer] = []
-    for region in acc.reads:
-        if not any(region.source.same_as(other) for other in (counts, *reads)):
-            reads.append(region.source)
     start = fallen.body.value.a
     # In variables of the last block.
     places = {var: dim for dim, var in enumerate(iv.var for iv in fallen.iter_vars)}
     epilogue = replace(
         found,
-        reads=tuple(reads),
+        reads=read_buffers(acc),
         annotations=dict(acc.annotations),
         _dims={**found._dims, **places},
     )

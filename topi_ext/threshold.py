@@ -25,7 +25,7 @@ from tvm.tirx import PrimFunc, Stmt
 
 from .bconv2d import border_correction, edge_class, needs_correction
 from .emit import bitcast, let, mask_bits, seq, vload, vstore
-from .epilogue import find_stage
+from .epilogue import find_stage, read_buffers
 from .kernels import PARAMS, STAGE, Kernel
 from .params import ConvParams
 
@@ -281,14 +281,10 @@ def extract_words(func: PrimFunc) -> WordsEpilogue:
     sch = Schedule(func)
     acc, words = sch.get(find_stage(sch)), sch.get(find_stage(sch, WORDS))
     counts = acc.writes[0].source
-    reads: list[tirx.Buffer] = []
-    for region in acc.reads:
-        if not any(region.source.same_as(other) for other in (counts, *reads)):
-            reads.append(region.source)
     limits = next(r.source for r in words.reads if not r.source.same_as(counts))
     return WordsEpilogue(
         func=func,
-        reads=tuple(reads),
+        reads=read_buffers(acc),
         annotations=dict(acc.annotations),
         limits=limits,
         out=words.writes[0].source,
