@@ -22,6 +22,7 @@ from pathlib import Path
 import onnx
 
 from benchmarks import openvino_model, peers
+from benchmarks.console import table_console
 from benchmarks.network_builder import Builder
 from benchmarks.networks import sample_input
 from benchmarks.timing import Times, cpu_name, relative_error, time_in_turns
@@ -115,12 +116,9 @@ def measure(layer: Layer, threads: int, repeat: int) -> Result:
 def show(results: list[Result], threads: int) -> None:
     """Print the table for people."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=130)
+    console = table_console(130)
     title = f"{cpu_name()}, {threads} thread(s): minima, milliseconds (times bnn_tvm's)"
     table = Table("layer", box=SIMPLE, title=title)
     sides = [name for name in NAMES if name in results[0].times]

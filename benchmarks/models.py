@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import openvino_model, peers
+from benchmarks.console import table_console
 from benchmarks.networks import NETWORKS, count_macs, sample_input
 from benchmarks.timing import Times, cpu_name, relative_error, time_in_turns
 
@@ -131,12 +132,9 @@ def show(results: list[Result], threads: int) -> None:
     """Print the tables for people."""
     import onnxruntime
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)
+    console = table_console(150)
     console.print(
         f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}, "
         f"onnxruntime (ort) {onnxruntime.__version__}; medians, milliseconds a run; "

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import openvino_model, peers
+from benchmarks.console import table_console
 from benchmarks.models import TOLERANCE
 from benchmarks.networks import NETWORKS, sample_input
 from benchmarks.timing import BLOCK, cpu_name, relative_error
@@ -190,12 +191,9 @@ LABELS = {
 def show(results: list[Result], threads: int) -> None:
     """Print the table for people."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=130)
+    console = table_console(130)
     console.print(
         f"{cpu_name()}, 1 and {threads} threads, milliseconds a run; "
         f"{datetime.date.today()}, load {os.getloadavg()[0]:.1f}",
