@@ -12,7 +12,7 @@ import numpy as np
 
 import bnn_tvm
 from bnn_tvm.errors import BnnError
-from bnn_tvm.export import driver, kernels_abi, link, memory_plan
+from bnn_tvm.export import driver, kernels_abi, link, memory_plan, object_file
 from bnn_tvm.export.artifact import Artifact, sha256_hex
 from bnn_tvm.export.metadata import (
     DecisionInfo,
@@ -224,7 +224,7 @@ def _families(program: Program, objects: Mapping[str, bytes]) -> tuple[FamilyInf
             FamilyInfo(
                 family,
                 sum(memory_plan.align(program.tensors[index].nbytes) for index in constants),
-                sum(kernels_abi.loaded_bytes(objects[symbol]) for symbol in symbols),
+                sum(object_file.loaded_bytes(objects[symbol]) for symbol in symbols),
                 tuple(cores),
             )
         )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnn_tvm.errors import ToolchainError
+from bnn_tvm.export.object_file import align_code
 
 if TYPE_CHECKING:
     import tvm
@@ -54,7 +54,8 @@ def parameters_of(module: IRModule, symbols: set[str]) -> dict[str, tuple[Parame
 
 
 def compile_objects(module: IRModule, symbols: set[str], target: Target) -> dict[str, bytes]:
-    """Compile the kernels `symbols` of `module` for `target`, an object file for each.
+    """Compile the kernels `symbols` of `module` for `target`, an object file for each, whose code
+    begins on a cache line.
 
     Kernels are compiled side by side in threads, as many as there are processors: TVM and LLVM
     work without Python's lock. Raises `ToolchainError` if a symbol is missing, a parameter is no
@@ -65,7 +66,7 @@ def compile_objects(module: IRModule, symbols: set[str], target: Target) -> dict
         with tempfile.TemporaryDirectory(prefix="bnn_tvm-") as folder:
             path = Path(folder) / "kernel.o"
             _generate(module, {symbol}, target).write_to_file(str(path), "o")
-            return path.read_bytes()
+            return align_code(path.read_bytes())
 
     names = sorted(symbols)
     _select(module, symbols)  # what is wrong is said before the work begins
@@ -78,22 +79,6 @@ def compile_objects(module: IRModule, symbols: set[str], target: Target) -> dict
             hint="this is a limit of a kernel or of TVM; rerun with --debug for the whole message",
         ) from exc
     return objects
-
-
-def loaded_bytes(code: bytes) -> int:
-    """Bytes of a 64-bit object file that end up in memory: code and its constants.
-
-    Those of another kind count whole.
-    """
-    if code[:6] != b"\x7fELF\x02\x01":
-        return len(code)
-    (table,) = struct.unpack_from("<Q", code, 0x28)
-    entry, count = struct.unpack_from("<HH", code, 0x3A)
-    total = 0
-    for index in range(count):
-        flags, _, _, size = struct.unpack_from("<4Q", code, table + index * entry + 8)
-        total += size if flags & 2 else 0  # SHF_ALLOC
-    return total
 
 
 def _generate(module: IRModule, symbols: set[str], target: Target) -> Any:

@@ -31,7 +31,12 @@ _MAGIC = b"bnn_tvm kernel 1\n"
 _SUFFIX = ".kernel"
 _ROOT = Path(bnn_tvm.__file__).resolve().parent
 #: What decides which code a PrimFunc becomes, besides TVM.
-_SOURCES = ("../topi_ext/**/*.py", "lower/schedule.py", "export/kernels_abi.py")
+_SOURCES = (
+    "../topi_ext/**/*.py",
+    "lower/schedule.py",
+    "export/kernels_abi.py",
+    "export/object_file.py",
+)
 
 
 def default_folder() -> Path:
