@@ -18,6 +18,7 @@ from .. import params as _params
 
 GROUP = 4  # bits of a look-up
 STEP = 3  # look-ups of a step
+STEPS = 21  # most steps before a byte overflows
 
 Plan = TypeVar("Plan", bound="TablePlan")
 
