@@ -20,7 +20,7 @@ from . import bconv2d, halves
 from .bconv2d import border_correction, needs_correction
 from .kernels import Kernel, table
 from .lanes_writer import LANES, WORD, LanesWriter, schedule_lanes
-from .padded_rows import inside, padded_counts, skipping_pays
+from .padded_rows import or_padded, padded_counts, skipping_pays
 from .params import ConvParams
 from .reference import pack_bits
 
@@ -95,25 +95,6 @@ def counts(
 
     attrs = table()[kernel].annotations("acc", p)
     return te.compute(p.out_shape, count, name="acc", attrs=attrs)
-
-
-def or_padded(
-    value: Any,
-    padded: tuple[te.Tensor, ...],
-    params: ConvParams,
-    y: Any,
-    ky: Any,
-    k: Any,
-    block: Any,
-    channel: Any,
-) -> Any:
-    """`value`, what word `k` of kernel row `ky` adds; from the counts of padded rows outside."""
-    if not padded:
-        return value
-    (sums,) = padded
-    row = sums[block, ky + 1, channel] - sums[block, ky, channel]
-    once = tirx.Select(tirx.EQ(k, 0), row, tirx.const(0, "uint32"))
-    return tirx.Select(inside(params, y, ky), value, once)
 
 
 def schedule(func: PrimFunc, target: Target, pixels: int) -> PrimFunc:

@@ -7,16 +7,48 @@ from typing import Any
 
 import numpy as np
 import tvm
+from hypothesis import strategies as st
 from tvm import relax, te, tirx
 from tvm.target import Target
 
-from topi_ext import reference
+from topi_ext import kernels, reference
+from topi_ext.isa import RUNS_ON, isa_of
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
 
 EPILOGUES = ("none", "scale", "prelu", "shortcut")
 FUSES_ELEMENTWISE_BEHIND = 4  # Relax's kOutEWiseFusable
+PLAIN_VECTORS = "avx512_vpopcntdq"  # written without intrinsics
+# The fields of a ConvParams; not every such shape is legal.
+PARAMS = st.builds(
+    lambda n, h, w, cig, cog, groups, kh, kw, stride, dilation, pads, value: (
+        n,
+        h,
+        w,
+        cig * groups,
+        cog * groups,
+        kh,
+        kw,
+        stride,
+        dilation,
+        pads,
+        groups,
+        value,
+    ),
+    st.integers(1, 2),
+    st.integers(1, 7),
+    st.integers(1, 7),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    st.tuples(*[st.integers(0, 3)] * 4),
+    st.sampled_from([-1, 0, 1]),
+)
 
 
 def host() -> Target:
@@ -24,6 +56,12 @@ def host() -> Target:
     cpu = tvm.target.codegen.llvm_get_system_cpu()
     triple = tvm.target.codegen.llvm_get_system_triple()
     return Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": 2})
+
+
+def rows() -> list[Kernel]:
+    """The binary convolution kernels that run here."""
+    runs = (*RUNS_ON[isa_of(host())], PLAIN_VECTORS)
+    return [k for k in kernels.table().values() if k.op == "bconv2d" and k.isa in runs]
 
 
 def call(func: tirx.PrimFunc, arrays: list[np.ndarray], out: np.ndarray) -> np.ndarray:

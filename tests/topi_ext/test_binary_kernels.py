@@ -14,27 +14,20 @@ from tvm import te
 
 from tests.topi_ext.binary_case import (
     EPILOGUES,
+    PARAMS,
     activations,
     call,
     check,
     garbage,
     host,
     placeholders,
+    rows,
     signs,
 )
-from topi_ext import kernels, padded_rows, reference
+from topi_ext import kernels, reference
 from topi_ext.bconv2d import border_correction, edge_class, needs_correction
-from topi_ext.isa import RUNS_ON, isa_of
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
-
-PLAIN_VECTORS = "avx512_vpopcntdq"  # written without intrinsics
-
-
-def rows() -> list[Kernel]:
-    """The kernels to test here."""
-    runs = (*RUNS_ON[isa_of(host())], PLAIN_VECTORS)
-    return [k for k in kernels.table().values() if k.op == "bconv2d" and k.isa in runs]
 
 
 def around(size: int) -> list[int]:
@@ -145,36 +138,6 @@ def test_most_taps_a_kernel_supports_do_not_overflow(kernel: Kernel) -> None:
     assert got.reshape(-1).tolist() == [p.taps, -p.taps]
 
 
-PARAMS = st.builds(
-    lambda n, h, w, cig, cog, groups, kh, kw, stride, dilation, pads, value: (
-        n,
-        h,
-        w,
-        cig * groups,
-        cog * groups,
-        kh,
-        kw,
-        stride,
-        dilation,
-        pads,
-        groups,
-        value,
-    ),
-    st.integers(1, 2),
-    st.integers(1, 7),
-    st.integers(1, 7),
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.integers(1, 3),
-    st.integers(1, 4),
-    st.integers(1, 4),
-    st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    st.tuples(*[st.integers(0, 3)] * 4),
-    st.sampled_from([-1, 0, 1]),
-)
-
-
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(values=PARAMS, which=st.integers(0, len(ROWS) - 1), seed=st.integers(0, 999))
 def test_any_shape(values: tuple, which: int, seed: int) -> None:
@@ -183,64 +146,6 @@ def test_any_shape(values: tuple, which: int, seed: int) -> None:
     except ValueError:
         return  # the kernel does not fit into the input
     check(ROWS[which], params, "none", seed)
-
-
-# Shapes where kernel rows in the padding are skipped: the layer it is made for; images that share
-# a tile; every pad value; strides, dilations, groups; no row of some tiles left.
-SKIPPING = (
-    "1x7x7x512-k3x3x40-s1x1-d1x1-p1,1,1,1-g1-v0",
-    "2x7x7x416-k3x3x70-s1x1-d1x1-p1,1,1,1-g1-v1",
-    "3x3x5x300-k3x3x20-s1x1-d1x1-p1,1,1,1-g1-v-1",
-    "1x7x7x128-k5x5x33-s1x1-d1x1-p2,2,2,2-g1-v0",
-    "1x9x10x160-k4x3x24-s2x1-d1x1-p3,0,2,1-g1-v0",
-    "2x6x6x520-k3x3x36-s1x1-d2x2-p2,2,2,2-g2-v0",
-    "1x9x7x600-k3x2x20-s2x2-d3x1-p4,1,5,0-g1-v1",
-    "1x2x3x512-k1x1x20-s1x1-d1x1-p2,0,1,1-g1-v0",
-)
-LANES_ROWS = [row for row in ROWS if row.isa == PLAIN_VECTORS]
-
-
-@pytest.mark.parametrize("kernel", LANES_ROWS, ids=lambda k: k.name)
-@pytest.mark.parametrize("case", SKIPPING)
-def test_skipped_rows_keep_the_integers(kernel: Kernel, case: str) -> None:
-    p = ConvParams.parse(case)
-    assert padded_rows.skipping_pays(p, kernel.tile["pixels"], kernel.word_bits)
-    check(kernel, p, "scale" if p.groups > 1 else "none")
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(values=PARAMS, which=st.integers(0, len(LANES_ROWS) - 1), seed=st.integers(0, 999))
-def test_any_shape_with_every_padded_row_skipped(values: tuple, which: int, seed: int) -> None:
-    try:
-        params = ConvParams(*values)
-    except ValueError:
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(padded_rows, "LEAST_SHARE", 0.0)
-        patch.setattr(padded_rows, "LEAST_WORDS", 0.0)
-        check(LANES_ROWS[which], params, "none", seed)
-
-
-@settings(max_examples=200, deadline=None)
-@given(values=PARAMS, pixels=st.integers(1, 5))
-def test_a_skipped_row_is_padding_for_every_pixel(values: tuple, pixels: int) -> None:
-    try:
-        p = ConvParams(*values)
-    except ValueError:
-        return
-    for first in range(0, p.pixels, pixels):
-        tile = [q // p.wo % p.ho for q in range(first, min(first + pixels, p.pixels))]
-        begin, end = padded_rows.rows_to_run(p, min(tile), max(tile), min, max)
-        assert 0 <= begin <= end <= p.kh
-        needed = {
-            ky
-            for y in tile
-            for ky in range(p.kh)
-            if 0 <= y * p.stride[0] + ky * p.dilation[0] - p.pads[0] < p.h
-        }
-        assert needed <= set(range(begin, end))
-        if len(set(tile)) == 1:
-            assert needed == set(range(begin, end))
 
 
 @settings(max_examples=200, deadline=None)

@@ -18,6 +18,7 @@ from topi_ext.bitpack import pack
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
+from topi_ext.x86 import table_plan
 
 POPCNT = "bconv2d_avx512_vpopcntdq_popcnt_u32_4x64"
 CARRY_SAVE = "bconv2d_avx512_vpopcntdq_carry_save_u32_2x64"
@@ -117,6 +118,9 @@ def test_carry_save_loop_takes_eight_vector_instructions_for_three_words(
         (LAYERS[0], POPCNT, False),
         (LAYERS[1], CARRY_SAVE, False),
         (LAYERS[3], CARRY_SAVE_DEEP, True),
+        ("1x14x14x128-k3x3x128-s2x2-d1x1-p1,1,1,1-g1-v0", TABLE, False),
+        (LAYERS[1], TABLE, True),
+        (LAYERS[3], TABLE, True),
     ],
 )
 def test_code_to_skip_padded_rows_is_where_it_pays_alone(
@@ -125,6 +129,7 @@ def test_code_to_skip_padded_rows_is_where_it_pays_alone(
     kernel, p = kernels.table()[name], ConvParams.parse(case)
     text = layer_assembly(kernel, p, "znver4")
     monkeypatch.setattr(bconv2d_lanes, "skipping_pays", lambda *_: False)
+    monkeypatch.setattr(table_plan, "some_padded", lambda *_: False)
     assert (text != layer_assembly(kernel, p, "znver4")) == skips
 
 

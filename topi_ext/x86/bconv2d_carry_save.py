@@ -49,6 +49,7 @@ from ..lanes_writer import (
     row_runs,
     schedule_lanes,
 )
+from ..padded_rows import or_padded
 from ..parallel import PARALLEL_ELEMENTS
 from ..params import ConvParams
 
@@ -126,7 +127,7 @@ def counts(
         ones = tirx.const(0xFFFFFFFF, "uint32")
         bits = tirx.Select(j > 0, own ^ previous, own)
         bits = tirx.Select(j > 1, bits ^ ones, bits)
-        value = lanes.or_padded(tirx.popcount(bits), padded, p, y, ky, k, block, channel)
+        value = or_padded(tirx.popcount(bits), padded, p, y, ky, k, block, channel)
         return te.sum(value.astype("int32"), axis=[ky, k])
 
     attrs = table()[kernel].annotations("acc", p)

@@ -32,6 +32,7 @@ from tvm.tirx import PrimFunc
 from ..bconv2d import border_correction, finish, needs_correction
 from ..epilogue import extract_epilogue, holds_stage
 from ..kernels import Kernel, table
+from ..padded_rows import or_padded, padded_counts
 from ..params import ConvParams
 from ..reference import pack_bits
 from ..scalar import schedule_scalar
@@ -52,7 +53,8 @@ def lookup_tables() -> np.ndarray:
 
 def pack_weights(w: np.ndarray, params: ConvParams) -> tuple[np.ndarray, ...]:
     """int8 +-1 [co, ci/groups, kh, kw] to index bytes uint8 [groups*blocks, rows, steps, 3, 32],
-    the look-up tables, and the border correction where the padding is 0.
+    the look-up tables, the counts of padded rows where skipping them pays, as uint16
+    (`padded_rows`), and the border correction where the padding is 0.
     """
     p = params
     plan = TablePlan.of(p)
@@ -65,26 +67,28 @@ def pack_weights(w: np.ndarray, params: ConvParams) -> tuple[np.ndarray, ...]:
     # Channel h*16 + k of a block goes to byte 2*k + h.
     out = out.reshape(p.groups * blocks, 2, 16, plan.rows, plan.steps, STEP)
     out = out.transpose(0, 3, 4, 5, 2, 1).reshape(-1, plan.rows, plan.steps, STEP, BLOCK)
-    arrays = (np.ascontiguousarray(out), lookup_tables())
-    return (*arrays, border_correction(w, p)) if needs_correction(p) else arrays
+    arrays = [np.ascontiguousarray(out), lookup_tables()]
+    if plan.skips:
+        arrays.append(padded_counts(w, p, BLOCK).astype(np.uint16))
+    if needs_correction(p):
+        arrays.append(border_correction(w, p))
+    return tuple(arrays)
 
 
-def compute(
-    pairs: te.Tensor,
-    weights: te.Tensor,
-    tables: te.Tensor,
-    *correction: te.Tensor,
-    params: ConvParams,
-) -> te.Tensor:
+def compute(pairs: te.Tensor, *arrays: te.Tensor, params: ConvParams) -> te.Tensor:
     """pairs: what `prepare` returns; then the arrays of `pack_weights`. Returns int32 NHWC."""
-    acc = counts(pairs, weights, tables, params)
-    return finish(acc, params, correction[0] if correction else None)
+    *packed, correction = arrays if needs_correction(params) else (*arrays, None)
+    return finish(counts(pairs, *packed, params=params), params, correction)
 
 
 def counts(
-    pairs: te.Tensor, weights: te.Tensor, tables: te.Tensor, params: ConvParams
+    pairs: te.Tensor,
+    weights: te.Tensor,
+    tables: te.Tensor,
+    *padded: te.Tensor,
+    params: ConvParams,
 ) -> te.Tensor:
-    """The numbers of differing taps, int32 NHWC."""
+    """The numbers of differing taps, int32 NHWC. padded: the counts of padded rows, if any."""
     p = params
     plan = TablePlan.of(p)
     blocks = -(-p.cog // BLOCK)
@@ -95,12 +99,14 @@ def counts(
     def count(n: Any, y: Any, x: Any, c: Any) -> Any:
         g, o = c // p.cog, c % p.cog
         row, column, second = plan.locate(n, y, x)
-        k = o % BLOCK
-        index = weights[g * blocks + o // BLOCK, ky, step, i, k % 16 * 2 + k // 16]
-        offset = pairs[g, row + ky * plan.row_stride, column + step * STEP + i]
+        block, k, at = g * blocks + o // BLOCK, o % BLOCK, step * STEP + i
+        index = weights[block, ky, step, i, k % 16 * 2 + k // 16]
+        offset = pairs[g, row + ky * plan.row_stride, column + ky * plan.column_stride + at]
         entry = tables[offset.astype("int32") + (index & tirx.const(15, "uint8")).astype("int32")]
         ones = (entry.astype("int32") >> (second * 4)) & 15
-        return te.sum(tirx.Select(index < NO_GROUP, ones, 0), axis=[ky, step, i])
+        value = tirx.Select(index < NO_GROUP, ones, 0).astype("uint16")
+        value = or_padded(value, padded, p, y, ky, at, block, k)
+        return te.sum(value.astype("int32"), axis=[ky, step, i])
 
     attrs = table()[NAME].annotations("acc", p)
     return te.compute(p.out_shape, count, name="acc", attrs=attrs)

@@ -7,18 +7,26 @@ shared: a row is a row of the padded input; position x*G + i belongs to input pi
     Nearly no work, and one table serves all taps that look at it.
 gathered: a row is a pair of output pixels in scan order with all its taps. It wastes no half
     pairs in odd rows, and knows no dilation, but repeats every input for each of its taps.
+
+Where that pays, pairs do not run kernel rows that lie in the padding for both of their pixels
+(`padded_rows`). Then a gathered row holds its kernel rows one after the other, each filled up to
+whole steps.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from tvm import tirx
+
 from .. import params as _params
+from ..padded_rows import outputs_to_run, skipped_share, some_padded
 
 GROUP = 4  # bits of a look-up
 STEP = 3  # look-ups of a step
 STEPS = 21  # most steps before a byte overflows
+LEAST_GAIN = 0.008  # by the model, of skipped kernel rows; less could not be measured on Zen 5
 
 Plan = TypeVar("Plan", bound="TablePlan")
 
@@ -27,18 +35,24 @@ Plan = TypeVar("Plan", bound="TablePlan")
 class TablePlan:
     """The walk over one convolution.
 
-    gathered: which of the two layouts. groups_per_pixel: G, look-up groups of one input pixel and
-    conv group. rows: rows of one pair (kh or 1); row_groups: look-up groups in one; row_stride:
-    distance from one to the next. pairs: pixel pairs. steps: steps of STEP look-ups of one row.
+    gathered: which of the two layouts. skips: whether kernel rows in the padding are skipped.
+    groups_per_pixel: G, look-up groups of one input pixel and conv group. rows: rows of one pair
+    (kh or 1); row_groups: look-up groups in one; row_stride, column_stride: distance from one to
+    the next. pairs: pixel pairs. steps: steps of STEP look-ups of one row.
     """
 
     params: _params.ConvParams
     gathered: bool
+    skips: bool = field(default=False, kw_only=True)
 
     @classmethod
     def of(cls, params: _params.ConvParams) -> TablePlan:
-        """The cheaper layout for this shape."""
-        return cls.cheaper(cls(params, False), cls(params, True))
+        """The cheaper layout for this shape, with skipped rows where they pay."""
+        whole = cls.cheaper(cls(params, False), cls(params, True))
+        if not some_padded(params):
+            return whole
+        skipping = cls.cheaper(cls(params, False, skips=True), cls(params, True, skips=True))
+        return skipping if skipping.cost <= (1 - LEAST_GAIN) * whole.cost else whole
 
     @staticmethod
     def cheaper(shared: Plan, gathered: Plan) -> Plan:
@@ -49,12 +63,16 @@ class TablePlan:
 
     @property
     def cost(self) -> float:
-        """Modelled cycles: 2.4 a step of 32 channels, 20 a row and block to widen; 0.4 an offset
-        to prepare.
+        """Modelled cycles: 2.4 a step of 32 channels, 8 to widen after at most 21 of them, or to
+        add what a skipped row adds; 0.4 an offset to prepare.
         """
         blocks = -(-self.params.cog // 32) * self.params.groups
-        chunks = -(-self.steps // 21)
-        convolve = self.pairs * blocks * self.rows * (2.4 * self.steps + 8 * chunks)
+        chunks = -(-self.steps // STEPS)
+        row = 2.4 * self.steps + 8 * chunks
+        if self.skips:
+            share = skipped_share(self.params, 2 if self.gathered else 1)
+            row = (1 - share) * row + share * 8
+        convolve = self.pairs * blocks * self.rows * row
         return convolve + 0.4 * self.shape[0] * self.shape[1] * self.shape[2]
 
     @property
@@ -65,18 +83,22 @@ class TablePlan:
     @property
     def rows(self) -> int:
         """Rows that one pair reads."""
-        return 1 if self.gathered else self.params.kh
+        return 1 if self.gathered and not self.skips else self.params.kh
 
     @property
     def row_stride(self) -> int:
-        """Distance of the rows of one pair."""
+        """Distance of the rows of one pair, in rows of the offsets."""
         return 0 if self.gathered else self.params.dilation[0]
+
+    @property
+    def column_stride(self) -> int:
+        """Distance of the rows of one pair, in positions."""
+        return self.steps * STEP if self.gathered else 0
 
     @property
     def row_groups(self) -> int:
         """Look-up groups in a row of one pair."""
-        taps = self.params.kw * (self.params.kh if self.gathered else 1)
-        return taps * self.groups_per_pixel
+        return self.params.kh * self.params.kw * self.groups_per_pixel // self.rows
 
     @property
     def steps(self) -> int:
@@ -96,6 +118,11 @@ class TablePlan:
         return self.params.n * self.params.ho * self.pairs_per_row
 
     @property
+    def pair_distance(self) -> int:
+        """Positions from a pair to the next one in its output row (shared layout)."""
+        return 2 * self.params.stride[1] * self.groups_per_pixel
+
+    @property
     def positions(self) -> int:
         """Input pixels of a row (shared layout)."""
         return (self.pairs_per_row - 1) * 2 * self.params.stride[1] + self.params.kw
@@ -105,7 +132,7 @@ class TablePlan:
         """Shape of the offsets, uint16; every row ends with room for a filled-up step."""
         p = self.params
         if self.gathered:
-            return (p.groups, self.pairs, self.steps * STEP)
+            return (p.groups, self.pairs, self.rows * self.column_stride)
         length = self.positions * self.groups_per_pixel
         return (p.groups, p.n * p.hp, -(-(length + STEP) // 16) * 16)
 
@@ -116,7 +143,23 @@ class TablePlan:
         p = self.params
         line, j = pair // self.pairs_per_row, pair % self.pairs_per_row
         row = line // p.ho * p.hp + line % p.ho * p.stride[0]
-        return row, j * (2 * p.stride[1] * self.groups_per_pixel)
+        return row, j * self.pair_distance
+
+    def pairs_to_run(self, ky: Any, first: Any, last: Any) -> tuple[Any, Any]:
+        """The first pair that row `ky` of the kernel must run for, and the first behind them.
+
+        first, last: the pairs in question. From the first in the image of `first` to the last in
+        that of `last`; what lies between two images counts as well.
+        """
+        p = self.params
+        unit = p.wo if self.gathered else self.pairs_per_row  # of an output row
+        size = 2 if self.gathered else 1  # units of a pair
+        begin, behind = outputs_to_run(p, ky)
+        if p.n > 1:
+            image, end = p.ho * unit, p.n * p.ho * unit - 1
+            begin += first * size // image * p.ho
+            behind += tirx.min((last + 1) * size - 1, end) // image * p.ho
+        return begin * unit // size, (behind * unit + size - 1) // size
 
     def locate(self, n: Any, y: Any, x: Any) -> tuple[Any, Any, Any]:
         """First row and position of an output pixel's pair, and whether it is Q (1) or P (0)."""

@@ -35,17 +35,21 @@ def prepare(packed: te.Tensor, params: ConvParams) -> te.Tensor:
         return ((value >> shift) & tirx.const(15, "uint8")).astype("uint16")
 
     def offset(g: Any, row: Any, position: Any) -> Any:
+        part = 0
+        if plan.rows > 1 and plan.gathered:
+            part, position = position // plan.column_stride, position % plan.column_stride
         x, i = position // depth, position % depth
         word = g * cw + i // 2
         if plan.gathered:
-            ky, kx = x // p.kw * p.dilation[0], x % p.kw * p.dilation[1]
+            used = plan.row_groups // depth
+            tap = part * used + x
+            ky, kx = tap // p.kw * p.dilation[0], tap % p.kw * p.dilation[1]
             found = []
             for second in (0, 1):
                 at = tirx.min(row * 2 + second, p.pixels - 1)
                 n, line = at // (p.ho * p.wo), at // p.wo % p.ho
                 column = at % p.wo * p.stride[1] + kx
                 found.append(packed[n, line * p.stride[0] + ky, column, word])
-            used = p.kh * p.kw
         else:
             n, y = row // p.hp, row % p.hp
             found = [
@@ -119,7 +123,7 @@ class _Writer:
             at = x * 2 * self.cw
             last = (n, y, p.wp - 1)
             stmts += self._run(dst, at, (n, y, x), last, self.cw, g * self.cw)
-        return stmts + self._fill(dst, plan.positions * plan.groups_per_pixel)
+        return stmts + self._fill(dst, plan.positions * plan.groups_per_pixel, plan.shape[2])
 
     def _gathered_row(self, g: Any, pair: Any) -> list[Stmt]:
         p = self.params
@@ -134,14 +138,20 @@ class _Writer:
         whole_rows = p.groups == 1 and p.dilation[1] == 1
         count = 1 if whole_rows else p.kw
         size = self.cw * (p.kw if whole_rows else 1)
+        # Kernel rows follow each other, or each has a row of its own in the plan.
+        kernel_row = self.plan.column_stride if self.plan.rows > 1 else p.kw * (2 * self.cw)
 
         def tap(ky: Any, kx: Any) -> Stmt:
-            place = (ky * p.kw + kx) * (2 * self.cw)
+            place = ky * kernel_row + kx * (2 * self.cw)
             pixels = [(n, y + ky * p.dilation[0], x + kx * p.dilation[1]) for n, y, x in corners]
             return seq(self._run((g, pair), place, pixels[0], pixels[1], size, g * self.cw))
 
         stmts.append(loop(p.kh, lambda ky: loop(count, lambda kx: tap(ky, kx), "kx"), "ky"))
-        return stmts + self._fill((g, pair), self.plan.row_groups)
+        distance = self.plan.column_stride
+        for row in range(self.plan.rows):
+            begin = row * distance
+            stmts += self._fill((g, pair), begin + self.plan.row_groups, begin + distance)
+        return stmts
 
     def _run(
         self, dst: tuple[Any, Any], at: Any, first: Any, second: Any, size: int, word: Any
@@ -179,10 +189,7 @@ class _Writer:
             done.append(loop(size % LANES, lambda i: step(full * LANES + i, 1), "b"))
         return done
 
-    def _fill(self, dst: tuple[Any, Any], used: int) -> list[Stmt]:
+    def _fill(self, dst: tuple[Any, Any], first: int, behind: int) -> list[Stmt]:
         """Offset 0 in what is left of a row: read by filled-up steps, so it must be legal."""
         zero = tirx.const(0, "uint16")
-        return [
-            tirx.BufferStore(self.offsets, zero, [*dst, at])
-            for at in range(used, self.plan.shape[2])
-        ]
+        return [tirx.BufferStore(self.offsets, zero, [*dst, at]) for at in range(first, behind)]

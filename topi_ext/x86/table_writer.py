@@ -43,8 +43,7 @@ class TableWriter:
         self.epilogue = epilogue
         self.params = ConvParams.parse(str(notes[PARAMS]))
         self.plan = TablePlan.of(self.params)
-        by_rank = {len(buffer.ty.shape): buffer for buffer in epilogue.reads}
-        self.pairs, self.weights, self.tables = by_rank[3], by_rank[5], by_rank[1]
+        self.weights, self.tables, self.pairs, *self.padded = epilogue.reads
         self.blocks = -(-self.params.cog // BLOCK)
         self.strip = strip_pairs(self.plan, self.blocks)
         self.strips = -(-self.plan.pairs // self.strip)
@@ -86,8 +85,23 @@ class TableWriter:
             loop(size * (vectors * 4), lambda i: vstore(counts, zero, [i * 16], 16), "zero")
         )
         chunks = -(-plan.steps // STEPS)
+        corner = tuple(let("corner", at, stmts) for at in plan.locate_pair(first))
 
-        def chunk(ky: Any, c: Any) -> Stmt:
+        def place(slot: Any) -> tuple[Any, Any]:
+            """First row and position of a pair: without divisions in a part of an output row."""
+            if plan.gathered or plan.pairs_per_row % self.strip:
+                return plan.locate_pair(first + slot)
+            return corner[0], corner[1] + slot * plan.pair_distance
+
+        def row(ky: Any) -> Stmt:
+            body: list[Stmt] = []
+            low, high = self._slots(ky, first, size, body)
+            if self.padded:
+                body.append(self._skipped(counts, ky, low, high, size, group, block, vectors))
+            body.append(loop(chunks, lambda c: chunk(ky, c, low, high), "c"))
+            return seq(body)
+
+        def chunk(ky: Any, c: Any, low: Any, high: Any) -> Stmt:
             body: list[Stmt] = []
             begin = let("begin", c * plan.steps // chunks, body)
             end = let("end", (c + 1) * plan.steps // chunks, body)
@@ -95,17 +109,18 @@ class TableWriter:
 
             def some(slot: Any, count: int) -> Stmt:
                 slots = [slot + i for i in range(count)]
-                return self._chunk(counts, slots, [first + at for at in slots], *args)
+                return self._chunk(counts, slots, [place(at) for at in slots], *args)
 
             if vectors > BLOCKS // 2:
-                body.append(loop(size, lambda pair: some(pair, 1), "pair"))
+                body.append(loop(high - low, lambda pair: some(low + pair, 1), "pair"))
             else:
                 # Few channels: two pairs at a time share the loads of the weights.
-                body.append(loop(size // 2, lambda two: some(two * 2, 2), "two"))
-                body.append(tirx.IfThenElse(tirx.NE(size % 2, 0), some(size - 1, 1), None))
+                count = high - low
+                body.append(loop(count // 2, lambda two: some(low + two * 2, 2), "two"))
+                body.append(tirx.IfThenElse(tirx.NE(count % 2, 0), some(high - 1, 1), None))
             return seq(body)
 
-        stmts.append(loop(plan.rows, lambda ky: loop(chunks, lambda c: chunk(ky, c), "c"), "ky"))
+        stmts.append(loop(plan.rows, row, "ky"))
         stmts.append(
             loop(
                 size,
@@ -118,11 +133,51 @@ class TableWriter:
         )
         return seq(stmts)
 
+    def _slots(self, ky: Any, first: Any, size: Any, stmts: list[Stmt]) -> tuple[Any, Any]:
+        """The first of `size` pairs, from pair `first` on, that row `ky` must run for, and the
+        first behind them.
+        """
+        if not self.padded:
+            return 0, size
+        begin, behind = self.plan.pairs_to_run(ky, first, first + size - 1)
+        low = let("low", tirx.min(tirx.max(begin - first, 0), size), stmts)
+        return low, let("high", tirx.max(tirx.min(behind - first, size), low), stmts)
+
+    def _skipped(
+        self,
+        counts: tirx.Buffer,
+        ky: Any,
+        low: Any,
+        high: Any,
+        size: Any,
+        group: Any,
+        block: Any,
+        vectors: int,
+    ) -> Stmt:
+        """Row `ky` of the pairs before `low` and from `high` on: what it adds is known."""
+        (sums,) = self.padded
+        width = vectors * BLOCK
+
+        def pair(i: Any) -> Stmt:
+            stmts: list[Stmt] = []
+            slot = let("slot", i + tirx.Select(i >= low, high - low, 0), stmts)
+            for at in range(0, width, 16):
+                place = [group * self.blocks + block + at // BLOCK, ky, at % BLOCK]
+                before = vload(sums, place, 16)
+                behind = vload(sums, [place[0], ky + 1, place[2]], 16)
+                known = let("known", behind - before, stmts)
+                for second in (0, 1):
+                    to = [slot * (2 * width) + second * width + at]
+                    stmts.append(vstore(counts, vload(counts, to, 16) + known, to, 16))
+            return seq(stmts)
+
+        return loop(size - (high - low), pair, "skipped")
+
     def _chunk(
         self,
         counts: tirx.Buffer,
         slots: list[Any],
-        pairs: list[Any],
+        corners: list[tuple[Any, Any]],
         group: Any,
         block: Any,
         vectors: int,
@@ -130,17 +185,18 @@ class TableWriter:
         begin: Any,
         steps: Any,
     ) -> Stmt:
-        """`steps` steps of some pairs, added to their counters."""
+        """`steps` steps of some pairs, whose first rows and positions are `corners`, added to
+        their counters.
+        """
         plan = self.plan
         stmts: list[Stmt] = []
         # all and high of every pair and block of channels, in registers
-        sums = local("sums", (len(pairs) * vectors * 2 * BLOCK,), "uint8", stmts)
-        for v in range(2 * vectors * len(pairs)):
+        sums = local("sums", (len(slots) * vectors * 2 * BLOCK,), "uint8", stmts)
+        for v in range(2 * vectors * len(slots)):
             stmts.append(vstore(sums, splat(0, "uint8x32"), [v * BLOCK], BLOCK))
         places = []
-        for pair in pairs:
-            row, column = plan.locate_pair(pair)
-            column = let("column", column + begin * STEP, stmts)
+        for row, column in corners:
+            column = let("column", column + ky * plan.column_stride + begin * STEP, stmts)
             places.append((let("row", row + ky * plan.row_stride, stmts), column))
         base = let("base", group * self.blocks + block, stmts)
 
@@ -158,7 +214,7 @@ class TableWriter:
                     let("index", vload(self.weights, [base + v, ky, begin + s, i, 0], BLOCK), body)
                     for i in range(STEP)
                 ]
-                for q in range(len(pairs)):
+                for q in range(len(slots)):
                     looked = [
                         tirx.call_llvm_pure_intrin(
                             "uint8x32", "llvm.x86.avx2.pshuf.b", found[q * STEP + i], indices[i]
