@@ -61,8 +61,8 @@ def compute(
     params: ConvParams,
     counts: Callable[..., te.Tensor],
 ) -> te.Tensor:
-    """data: uint32 [n, hp, wp, groups*cw], or what the kernel's `prepare` returns; then the arrays
-    of its `pack_weights`. counts: as `Kernel.counts`. Returns int32 NHWC.
+    """data: uint32 [n, hp, wp, groups*cw]; then the arrays of `pack_weights`. counts: as
+    `Kernel.counts`. Returns int32 NHWC.
     """
     *packed, correction = arrays if needs_correction(params) else (*arrays, None)
     finish = halves.finish if halves.halves(params, LANES) else bconv2d.finish
@@ -111,12 +111,12 @@ def kernel_row(
     pack: Callable[..., tuple[np.ndarray, ...]],
     count: Callable[..., te.Tensor],
     plan: Callable[..., PrimFunc],
-    prepare: Callable[..., te.Tensor] | None = None,
+    refuse: Callable[[ConvParams], str | None] = lambda params: None,
 ) -> Kernel:
     """A row of the kernel table for tiles of `pixels` x `channels`, whatever its way to count.
 
-    pack, count, plan, prepare: the functions of `Kernel` of similar names, which also take
-    channels and pixels, kernel (the row's name), pixels and kernel.
+    pack, count, plan: the functions of `Kernel` of similar names, which also take channels and
+    pixels, kernel (the row's name), pixels. refuse: its `supports`.
     """
     name = f"bconv2d_{isa}_{method}_u32_{pixels}x{channels}"
     counting = functools.partial(count, kernel=name)
@@ -126,14 +126,13 @@ def kernel_row(
         isa=isa,
         word_bits=WORD,
         tile={"pixels": pixels, "channels": channels, "lanes": LANES},
-        supports=lambda params: None,
+        supports=refuse,
         pack_weights=functools.partial(pack, channels=channels, pixels=pixels),
         compute=functools.partial(compute, counts=counting),
         schedule=functools.partial(plan, pixels=pixels),
         counts=counting,
         count_dtype="int32",
         beside=True,
-        prepare=None if prepare is None else functools.partial(prepare, kernel=name),
         rank=rank,
     )
 

@@ -51,11 +51,26 @@ def local(name: str, shape: tuple[int, ...], dtype: str, stmts: list[Stmt]) -> t
     if size < STACK_BYTES:
         stmts.append(tirx.AllocBuffer(buffer))
         return buffer
-    # TVM makes a larger allocation a call to the workspace allocator. What it allocates for its
-    # own tensor maps always stays on the stack, aligned to 64 bytes.
+    return private(name, shape, dtype, stmts)
+
+
+def private(name: str, shape: tuple[int, ...], dtype: str, stmts: list[Stmt]) -> tirx.Buffer:
+    """As `local`, a buffer on the stack of whatever size, for each thread its own in a `launch`.
+
+    TVM makes a large allocation a call to the workspace allocator, and moves one that stands in a
+    launch before it, where all threads share it. What it allocates for its own tensor maps always
+    stays where it is, on the stack, aligned to 64 bytes.
+    """
+    buffer = tirx.decl_buffer(shape, dtype, name)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     maps = tirx.tvm_stack_alloca("tensormap", -(-size // TENSOR_MAP_BYTES))
     stmts.append(tirx.DeclBuffer(buffer, data=maps))
     return buffer
+
+
+def launch(body: Stmt) -> Stmt:
+    """Every thread runs `body`; the parallel loops in it are shared out."""
+    return tirx.AttrStmt(tirx.const(0, "int32"), "pragma_parallel_launch_point", 1, body)
 
 
 def view(buffer: tirx.Buffer, indices: list[Any], stmts: list[Stmt]) -> tirx.Buffer:

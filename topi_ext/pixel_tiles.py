@@ -14,7 +14,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx import PrimFunc, Stmt
 
-from .emit import PARALLEL, SERIAL, let, loop, seq
+from .emit import PARALLEL, SERIAL, launch, let, loop, seq
 from .epilogue import Epilogue, divisor
 from .parallel import PARALLEL_BINARY_MACS
 from .params import ConvParams
@@ -27,12 +27,32 @@ RowOf = Callable[[Any, Any, list[Stmt]], Callable[[Any], Stmt]]
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """Tiles of pixels that all blocks of channels visit one after the other: its number, the first
+    tile, how many.
+    """
+
+    number: Any
+    first: Any
+    tiles: Any
+
+
+@dataclass(frozen=True)
 class _Blocks:
     """Neighbouring blocks of every group: the first, how many, and the channels of each."""
 
     first: int
     per_group: int
     channels: int
+
+
+def chunk_tiles(tiles: int) -> int:
+    """Tiles of a chunk, where there are `tiles`; the last chunk may be smaller."""
+    if tiles < 2 * CHUNK:
+        return tiles
+    # Chunks of one size, if there is a divisor: constant divisions are cheap.
+    size = divisor(tiles, 2 * CHUNK)
+    return size if size >= CHUNK // 2 else CHUNK
 
 
 class PixelTiles(ABC):
@@ -67,6 +87,14 @@ class PixelTiles(ABC):
 
     def before(self) -> list[Stmt]:
         """What one thread does before all tiles."""
+        return []
+
+    def of_thread(self) -> list[Stmt]:
+        """What each thread does before the tiles of one loop."""
+        return []
+
+    def enter(self, chunk: Chunk) -> list[Stmt]:
+        """What a thread does before each of its tiles of a chunk."""
         return []
 
     def taps(self, words: int, row_of: RowOf, copies: int = 1) -> Stmt:
@@ -111,30 +139,38 @@ class PixelTiles(ABC):
 
             def one(t: Any) -> Stmt:
                 body: list[Stmt] = []
-                tile, index = self._place(t, tiles, count, body)
+                chunk, tile, index = self._place(t, tiles, count, body)
+                body += self.enter(chunk)
                 body.append(self._tiles(tile, lambda at: self._block(blocks, index, at)))
                 return seq(body)
 
-            return loop(count * tiles, one, "t", kind)
+            own = self.of_thread()
+            walk = loop(count * tiles, one, "t", kind)
+            if not own:
+                return walk
+            own.append(walk)
+            return launch(seq(own)) if kind == PARALLEL and count * tiles > 1 else seq(own)
 
         return self.epilogue.with_body(
             seq([*self.before(), *(blocks_of(blocks) for blocks in ranges)])
         )
 
-    def _place(self, t: Any, tiles: int, blocks: int, stmts: list[Stmt]) -> tuple[Any, Any]:
-        """The tile of pixels and the channel block of the `t`-th step."""
-        if blocks == 1:
-            return t, 0
-        if tiles < 2 * CHUNK:
-            return let("tile", t % tiles, stmts), let("block", t // tiles, stmts)
-        # Chunks of one size, if there is a divisor: constant divisions are cheap.
-        size = divisor(tiles, 2 * CHUNK)
-        size = size if size >= CHUNK // 2 else CHUNK
-        chunk = let("chunk", t // (size * blocks), stmts)
+    def _place(self, t: Any, tiles: int, blocks: int, stmts: list[Stmt]) -> tuple[Chunk, Any, Any]:
+        """The chunk, the tile of pixels and the channel block of the `t`-th step."""
+        size = chunk_tiles(tiles)
+        if size == tiles:
+            chunk = Chunk(0, 0, tiles)
+            if blocks == 1:
+                return chunk, t, 0
+            return chunk, let("tile", t % tiles, stmts), let("block", t // tiles, stmts)
+        number = let("chunk", t // (size * blocks), stmts)
         step = let("step", t % (size * blocks), stmts)
-        wide = let("wide", tirx.min(size, tiles - chunk * size), stmts) if tiles % size else size
-        at = let("tile", chunk * size + step % wide, stmts)
-        return at, let("block", step // wide, stmts)
+        first = let("first", number * size, stmts)
+        wide = let("wide", tirx.min(size, tiles - first), stmts) if tiles % size else size
+        chunk = Chunk(number, first, wide)
+        if blocks == 1:
+            return chunk, t, 0
+        return chunk, let("tile", first + step % wide, stmts), let("block", step // wide, stmts)
 
     def _tiles(self, index: Any, some: Callable[[list[Place]], Stmt]) -> Stmt:
         """`some` for the pixels of tile `index`, which is whole or the rest."""

@@ -64,6 +64,11 @@ def rows() -> list[Kernel]:
     return [k for k in kernels.table().values() if k.op == "bconv2d" and k.isa in runs]
 
 
+def plain_vector_rows() -> list[Kernel]:
+    """Those of them that run on every machine."""
+    return [row for row in rows() if row.isa == PLAIN_VECTORS]
+
+
 def call(func: tirx.PrimFunc, arrays: list[np.ndarray], out: np.ndarray) -> np.ndarray:
     """Schedule and compile `func` for this machine and run it on `arrays`."""
     target = host()

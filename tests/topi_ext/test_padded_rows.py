@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.topi_ext.binary_case import PARAMS, PLAIN_VECTORS, check, rows
+from tests.topi_ext.binary_case import PARAMS, check, plain_vector_rows, rows
 from topi_ext import kernels, padded_rows
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
@@ -14,7 +14,7 @@ from topi_ext.x86 import table_plan
 from topi_ext.x86.table_plan import TablePlan
 
 TABLE = kernels.table()["bconv2d_avx2_pshufb_table_2x128"]
-LANES_ROWS = [row for row in rows() if row.isa == PLAIN_VECTORS]
+LANES_ROWS = plain_vector_rows()
 TABLE_ROWS = [row for row in rows() if row is TABLE]
 # Shapes where kernel rows in the padding are skipped: the layer it is made for; images that share
 # a tile; every pad value; strides, dilations, groups; no row of some tiles left.

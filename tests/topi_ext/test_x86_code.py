@@ -95,7 +95,7 @@ def test_popcount_loop_is_xor_popcount_add_without_spills(case: str) -> None:
 
 @pytest.mark.parametrize(
     ("case", "name"),
-    [(case, CARRY_SAVE) for case in LAYERS[1:3]] + [(case, CARRY_SAVE_DEEP) for case in LAYERS[3:]],
+    [*((case, CARRY_SAVE) for case in LAYERS[1:-1]), (LAYERS[-1], CARRY_SAVE_DEEP)],
 )
 def test_carry_save_loop_takes_eight_vector_instructions_for_three_words(
     case: str, name: str
@@ -109,7 +109,9 @@ def test_carry_save_loop_takes_eight_vector_instructions_for_three_words(
         assert count(body, "vpopcntd") == 16
         assert count(body, "vpaddd") + count(body, "vpsubd") == 16
         assert len(body) <= 64 + 6 + 12 + 12  # broadcasts and weights, addresses, loop control
-        assert not any("(%rsp" in line or "(%rbp)" in line for line in body)
+        # The sums of words are on the stack; nothing else is.
+        stack = [line for line in body if "(%rsp" in line or "(%rbp)" in line]
+        assert all(re.search(r"vpbroadcastd|\{1to16\}", line) for line in stack)
 
 
 @pytest.mark.parametrize(

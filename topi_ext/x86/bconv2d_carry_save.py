@@ -16,8 +16,8 @@ majority; if not, x3 is, and then s = 1 ^ x3. So three words take 3 xor, 1 vpter
 and 2 additions: 8 vector instructions, against 9 of plain popcounts. Longer chains of adders tend
 to 7.5, but need more sums of activations and more registers.
 
-`prepare` writes the words of the activations and, as two more tensors of their shape, the xor of
-each word with the next one and the next two in memory. Chains lie in runs of words that are
+The xor of each word of the activations with the next one and the next two in memory is made by each
+thread for the rows that it is about to read (`prefixes`). Chains lie in runs of words that are
 neighbours in memory (`lanes_writer.row_runs`); the one or two words left at the end of a run are
 counted by themselves. Carry-save adders for popcounts: Mula, Kurz and Lemire, "Faster population
 counts using AVX2 instructions" (2018); the sums known beforehand are possible because a
@@ -32,14 +32,12 @@ from typing import Any
 
 import numpy as np
 from tvm import te, tirx
-from tvm.s_tir import Schedule
 from tvm.target import Target
 from tvm.tirx import PrimFunc, Stmt
 
 from .. import bconv2d_lanes as lanes
-from ..emit import PARALLEL, SERIAL, let, loop, seq, splat, vload, vstore
-from ..epilogue import find_stage, holds_stage
-from ..kernels import KERNEL, PARAMS, STAGE, Kernel, table
+from ..emit import let, loop, seq, splat, vload
+from ..kernels import Kernel, table
 from ..lanes_writer import (
     LANES,
     WORD,
@@ -50,32 +48,13 @@ from ..lanes_writer import (
     schedule_lanes,
 )
 from ..padded_rows import or_padded
-from ..parallel import PARALLEL_ELEMENTS
 from ..params import ConvParams
+from ..pixel_tiles import Chunk, chunk_tiles
+from .prefixes import CHAIN, Prefixes
 
-CHAIN = 3  # words that one adder takes
 SHORT = 4  # steps of a run from which on a nest of loops pays
+MAX_BYTES = 65536  # of a thread's sums; some systems give threads 512 KB of stack
 WIDE_BYTES = 40960  # of a block's weights up to which the wide tile was the faster one on Zen 5
-
-
-def prepare(packed: te.Tensor, params: ConvParams, kernel: str) -> te.Tensor:
-    """uint32 words [n, hp, wp, groups*cw] to [CHAIN, n, hp, wp, groups*cw]: entry j is the xor of a
-    word and the j words behind it in memory.
-    """
-    shape = [int(extent) for extent in packed.shape]
-    last = int(np.prod(shape)) - 1
-
-    def sums(j: Any, n: Any, y: Any, x: Any, k: Any) -> Any:
-        value = packed[n, y, x, k]
-        for i in range(1, CHAIN):
-            at = tirx.min(((n * shape[1] + y) * shape[2] + x) * shape[3] + k + i, last)
-            pixel, line = at // shape[3], at // (shape[2] * shape[3])
-            other = packed[line // shape[1], line % shape[1], pixel % shape[2], at % shape[3]]
-            value = tirx.Select(j >= i, value ^ other, value)
-        return value
-
-    attrs = {KERNEL: kernel, STAGE: "prepare", PARAMS: str(params)}
-    return te.compute((CHAIN, *shape), sums, name="prepare", attrs=attrs)
 
 
 def pack_weights(
@@ -96,7 +75,7 @@ def pack_weights(
 def counts(
     data: te.Tensor, weights: te.Tensor, *padded: te.Tensor, params: ConvParams, kernel: str
 ) -> te.Tensor:
-    """The numbers of differing taps, int32 NHWC; x2 and x3 from the prefixes.
+    """The numbers of differing taps, int32 NHWC; each weight from it and the one before it.
 
     padded: the counts of padded rows, if any.
     """
@@ -110,23 +89,18 @@ def counts(
 
     def count(n: Any, y: Any, x: Any, c: Any) -> Any:
         g, o = c // p.cog, c % p.cog
+        a = data[
+            n,
+            y * p.stride[0] + ky * p.dilation[0],
+            x * p.stride[1] + k // cw * p.dilation[1],
+            g * cw + k % cw,
+        ]
         block, channel = g * blocks + o // size, o % size
-        j = tirx.Select(k % words < words - words % CHAIN, k % words % CHAIN, 0)
-        first = k - j
-        row = y * p.stride[0] + ky * p.dilation[0]
-        column = x * p.stride[1] + first // cw * p.dilation[1]
-        before = tirx.max(j - 1, 0)
-
-        def prefix(i: Any) -> Any:
-            return (
-                data[i, n, row, column, g * cw + first % cw]
-                ^ weights[block, ky, first + i, channel]
-            )
-
-        own, previous = prefix(j), prefix(before)
-        ones = tirx.const(0xFFFFFFFF, "uint32")
-        bits = tirx.Select(j > 0, own ^ previous, own)
-        bits = tirx.Select(j > 1, bits ^ ones, bits)
+        place = tirx.Select(k % words < words - words % CHAIN, k % words % CHAIN, 0)
+        before = weights[block, ky, tirx.max(k - 1, 0), channel]
+        bits = a ^ weights[block, ky, k, channel]
+        bits = tirx.Select(place > 0, bits ^ before, bits)
+        bits = tirx.Select(place > 1, bits ^ tirx.const(0xFFFFFFFF, "uint32"), bits)
         value = or_padded(tirx.popcount(bits), padded, p, y, ky, k, block, channel)
         return te.sum(value.astype("int32"), axis=[ky, k])
 
@@ -135,42 +109,25 @@ def counts(
 
 
 def schedule(func: PrimFunc, target: Target, pixels: int) -> PrimFunc:
-    """Write the loops of the convolution, or of `prepare`, whichever the function holds."""
-    if holds_stage(func, "prepare"):
-        return _schedule_prepare(func)
+    """Write the loops: tiles of `pixels` x the channels of a block."""
     return schedule_lanes(func, pixels, _Writer)
-
-
-def _schedule_prepare(func: PrimFunc) -> PrimFunc:
-    """One pass over the words as they lie in memory, by vectors; the last words one by one."""
-    sch = Schedule(func)
-    block = sch.get(find_stage(sch, "prepare"))
-    packed, out = block.reads[0].source, block.writes[0].source
-    total = int(np.prod([int(extent) for extent in packed.ty.shape]))
-
-    def store(first: Any, size: int) -> Stmt:
-        """The words from `first` on; what would come behind the last word is the last word."""
-        stmts: list[Stmt] = []
-        value: Any = None
-        for i in range(CHAIN):
-            at = [0, 0, 0, first + i if size > 1 else min(first + i, total - 1)]
-            word = vload(packed, at, size) if size > 1 else tirx.BufferLoad(packed, at)
-            value = let("sum", word if value is None else value ^ word, stmts)
-            place = [i, 0, 0, 0, first]
-            stmts.append(
-                vstore(out, value, place, size) if size > 1 else tirx.BufferStore(out, value, place)
-            )
-        return seq(stmts)
-
-    full = max(total - CHAIN + 1, 0) // LANES
-    kind = PARALLEL if total >= PARALLEL_ELEMENTS else SERIAL
-    body = [loop(full, lambda i: store(i * LANES, LANES), "i", kind)] if full else []
-    body += [store(i, 1) for i in range(full * LANES, total)]
-    return PrimFunc(func.params, seq(body), func.ret_type, func.attrs)
 
 
 class _Writer(LanesWriter):
     """The loops of `bconv2d_lanes` with another reduction."""
+
+    def __init__(self, *args: Any) -> None:
+        """As `LanesWriter`."""
+        super().__init__(*args)
+        self.prefixes = Prefixes(self.data, self.params)
+
+    def of_thread(self) -> list[Stmt]:
+        """Room for prefixes."""
+        return self.prefixes.declare(chunk_pixels(self.params, self.pixels))
+
+    def enter(self, chunk: Chunk) -> list[Stmt]:
+        """The prefixes of the chunk, unless the thread has them from the tile before."""
+        return self.prefixes.enter(chunk, self.pixels)
 
     def accumulate(
         self,
@@ -183,6 +140,7 @@ class _Writer(LanesWriter):
         """As `LanesWriter.accumulate`: carries and the rest in two sums, added at the end."""
         p = self.params
         count = len(at) * vectors
+        under = [self.prefixes.under(i, group, stmts) for i in at]
         runs, words = row_runs(p, WORD)
         chains, rest = divmod(words, CHAIN)
         begin, rows, starts = self.begin(stmts, at, group, block, vectors)
@@ -198,13 +156,7 @@ class _Writer(LanesWriter):
 
         def forms(ky: Any, kx: Any, k: Any, length: int, body: list[Stmt]) -> list[list[Any]]:
             """The broadcast words of every pixel for a chain of `length` words."""
-            return [
-                [
-                    let("a", self.broadcast(self.data, [j], i, group, ky, kx, k), body)
-                    for j in range(length)
-                ]
-                for i in at
-            ]
+            return [[let("a", entry(j, ky, kx, k), body) for j in range(length)] for entry in under]
 
         def chain(ky: Any, kx: Any, k: Any) -> Stmt:
             body: list[Stmt] = []
@@ -261,6 +213,20 @@ class _Writer(LanesWriter):
         ]
 
 
+def chunk_pixels(params: ConvParams, pixels: int) -> int:
+    """Output pixels of a chunk of tiles of `pixels`."""
+    pixels = min(pixels, params.pixels)
+    return pixels * chunk_tiles(-(-params.pixels // pixels))
+
+
+def supports(params: ConvParams, pixels: int) -> str | None:
+    """The sums of a chunk must leave the stack of a thread room for more."""
+    nbytes = Prefixes.nbytes(params, chunk_pixels(params, pixels))
+    if nbytes > MAX_BYTES:
+        return f"the sums of a chunk take {nbytes} bytes of the stack, the limit is {MAX_BYTES}"
+    return None
+
+
 def rank(params: ConvParams, target: Target, pixels: int, channels: int) -> int:
     """Above plain popcounts where the model says at least 3 % less, with the tile that suits."""
     p = params
@@ -274,7 +240,7 @@ def vector_work(params: ConvParams, carry_save: bool) -> int:
     """Modelled vector instructions of a layer, for carry-save adders or plain popcounts.
 
     Beside the reduction 3 a vector of outputs to scale and store it, 5 more for two sums and
-    smaller tiles; a vector of words costs `prepare` as much as 28.
+    smaller tiles; the sums of a vector of words cost as much as 28.
     """
     p = params
     runs, words = row_runs(p, WORD)
@@ -296,7 +262,7 @@ def _row(pixels: int, channels: int) -> Kernel:
         pack=pack_weights,
         count=counts,
         plan=schedule,
-        prepare=prepare,
+        refuse=functools.partial(supports, pixels=pixels),
     )
 
 
