@@ -167,4 +167,5 @@ def _dense(
         added = np.ascontiguousarray(shift, data.dtype)
         result = b.emit(relax.op.add(result, relax.const(added)))
     shape = shape_of(node.outputs[0])
-    return b.new(b.emit(relax.op.reshape(result, shape)), shape, data.dtype, natural(len(shape)))
+    # What follows a view of another shape cannot be fused.
+    return b.new(b.view(result, shape), shape, data.dtype, natural(len(shape)))

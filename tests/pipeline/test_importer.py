@@ -53,6 +53,9 @@ BODIES = {
     "matmul of rows": "y = MatMul(x, w)",
     "gemm": """
         g = GlobalAveragePool(x) f = Flatten(g) y = Gemm<transB=1,alpha=0.5,beta=2.0>(f, gw, gb)""",
+    "gemm and what follows": """
+        g = GlobalAveragePool(x) f = Flatten(g) d = Gemm<transB=1>(f, gw, gb) r = Relu(d)
+        n = BatchNormalization(r, v4, gb, v4, v4) y = PRelu(n, gb)""",
     "conv": "y = Conv<pads=[1,0,2,1],strides=[2,1]>(x, cw, cb)",
     "conv 1-d": "r = Reshape(x, lines) y = Conv<pads=[1,2],dilations=[2]>(r, lw)",
     "grouped conv and batch norm": """
@@ -80,6 +83,7 @@ def _model(body: str) -> onnx.ModelProto:
     }
     arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in floats.items()}
     arrays["v6"] = rng.uniform(0.5, 1.5, 6).astype(np.float32)
+    arrays["v4"] = rng.uniform(0.5, 1.5, 4).astype(np.float32)
     integers = {
         "shape": [2, -1, 7],
         "pads": [0, 0, 1, 2, 0, 0, 0, 1],
@@ -127,6 +131,11 @@ def test_transposes_around_layout_cost_no_kernel(spec) -> None:
     program = pipeline.build(_model(BODIES["tf2onnx transposes"]), spec)
     assert [call.kind for call in program.calls].count("transpose") <= 1
     assert len(program.calls) <= 3
+
+
+def test_what_follows_a_dense_layer_is_fused_into_its_kernel(spec) -> None:
+    program = pipeline.build(_model(BODIES["gemm and what follows"]), spec)
+    assert program.calls[-1].kind == "dense"
 
 
 def test_equal_layers_share_one_kernel(spec) -> None:
