@@ -68,7 +68,7 @@ class Layer:
     instructions: int
 
 
-def compile_program(proto: onnx.ModelProto, core: str) -> Program:
+def compile_program(proto: onnx.ModelProto, core: str, winograd: bool = True) -> Program:
     """The kernels and their calls as the product makes them for one of `CORES`."""
     from bnn_tvm import pipeline
     from bnn_tvm.frontend import prepare
@@ -81,7 +81,9 @@ def compile_program(proto: onnx.ModelProto, core: str) -> Program:
     recognition = recognize(prepare(proto), options)
     if half:
         recognition = pipeline.with_float16(recognition)
-    return pipeline.build(recognition.model, resolve(options), halves=recognition.halves)
+    return pipeline.build(
+        recognition.model, resolve(options), halves=recognition.halves, winograd=winograd
+    )
 
 
 def link(program: Program, core: str, x: np.ndarray, folder: Path) -> Path:
@@ -177,15 +179,16 @@ def measure(network: str, core: str, armcost: Path, folder: Path) -> tuple[list[
 
 
 def measure_model(
-    proto: onnx.ModelProto, core: str, armcost: Path, folder: Path
+    proto: onnx.ModelProto, core: str, armcost: Path, folder: Path, winograd: bool = True
 ) -> tuple[list[Layer], float]:
     """The layers with their modelled cycles, and the largest relative error of the result.
 
-    proto: of one input, `input`, and one output. core: a key of `CORES`.
+    proto: of one input, `input`, and one output. core: a key of `CORES`. Without `winograd`, float
+    convolutions add up plain products.
     """
     model = CORES[core]
     x = sample_input(proto)
-    program = compile_program(proto, core)
+    program = compile_program(proto, core, winograd)
     path = link(program, core, x, folder)
     out, report = folder / "outputs", folder / "armcost.json"
     command = [sys.executable, str(armcost), "--cores", model, "--json", str(report)]
@@ -248,12 +251,16 @@ def tolerance(core: str) -> float:
     return HALF_TOLERANCE if core.endswith(HALF) else TOLERANCE
 
 
+def fma_peak(core: str) -> int:
+    """Multiply-adds a cycle at most, by a key of `CORES`."""
+    return FMA_PEAK[CORES[core]] * (2 if core.endswith(HALF) else 1)
+
+
 def fma_share(layers: list[Layer], core: str, latencies: bool = True) -> float:
     """The part of the peak multiply-add rate that the float layers reach, by a key of `CORES`."""
     found = float_layers(layers)
-    peak = FMA_PEAK[CORES[core]] * (2 if core.endswith(HALF) else 1)
     cycles = sum(one.cycles if latencies else one.bound for one in found)
-    return sum(one.macs for one in found) / peak / cycles
+    return sum(one.macs for one in found) / fma_peak(core) / cycles
 
 
 def against_dabnn(layers: list[Layer], model: str) -> tuple[float, float]:

@@ -1,19 +1,101 @@
-"""The kernel-alone figures of float layers: their table and what counts as right."""
+"""The kernel-alone figures of float layers: both bounds, the goal, the tables, the options."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-from benchmarks.arm64_fma import KernelRow, table
+import pytest
 
-ROW = KernelRow("dense", "cortex-a76", "dense", 64000.0, 0.931, 0.952, 1e-6)
+from benchmarks import arm64_fma, arm64_program
+from benchmarks.arm64_fma import KernelRow, document, table, tasks
+from benchmarks.float_models import EPILOGUES, LAYERS
+
+# 9 and 512 multiply-adds for each of 8000 numbers, at 8 a cycle.
+DEPTHWISE = KernelRow(
+    "depthwise 3x3, 56x56x64",
+    "add-relu",
+    "cortex-a76",
+    "depthwise_f32_neon",
+    9 * 8000,
+    8000,
+    12_345,
+    12_500.0,
+    11_000.0,
+    1e-6,
+)
+DENSE = replace(
+    DEPTHWISE,
+    layer="dense, 512 to 1000",
+    kernel="dense_f32_neon_1x32",
+    macs=512 * 8000,
+    cycles=550_000.0,
+    cycles_by_pipes=512_000.0,
+)
 
 
-def test_the_table_gives_both_parts_of_the_bound() -> None:
-    assert table([ROW])[-1] == "| dense | cortex-a76 | dense | 64 | 93% | 95% |"
+def test_the_bound_with_epilogue_counts_its_operations() -> None:
+    assert EPILOGUES["add-relu"].operations == 2
+    assert DEPTHWISE.part() == pytest.approx(9 / 12.5)
+    assert DEPTHWISE.part(latencies=False) == pytest.approx(9 / 11)
+    assert DEPTHWISE.part(epilogue=True) == pytest.approx(11 / 12.5)
+    assert replace(DEPTHWISE, epilogue="bn").part(epilogue=True) == pytest.approx(9 / 12.5)
+    assert DEPTHWISE.as_json()["part_with_epilogue_by_pipes"] == 1.0
+
+
+def test_half_precision_is_measured_against_twice_the_peak_unless_it_stays_in_float32() -> None:
+    half = replace(DENSE, core="cortex-a76 --float16", kernel="dense_f16_neon_1x32")
+    assert half.part() == pytest.approx(DENSE.part() / 2)
+    assert replace(half, kernel="conv2d_f32_neon_8x8").part() == pytest.approx(DENSE.part())
 
 
 def test_half_precision_has_its_own_tolerance() -> None:
-    rounded = replace(ROW, error=3e-3)
-    assert ROW.correct and not rounded.correct
+    rounded = replace(DENSE, error=3e-3)
+    assert DENSE.correct and not rounded.correct
     assert replace(rounded, core="cortex-a76 --float16").correct
+
+
+def test_the_goal_is_of_the_fma_bound_unless_a_result_takes_few_multiply_adds() -> None:
+    assert DEPTHWISE.reached == "yes"  # 72 % of the FMA bound, 88 % of the other one
+    assert DENSE.reached == "yes"
+    assert replace(DENSE, cycles=645_000.0).reached == "by pipes"  # 79 %
+    assert replace(DENSE, cycles=1e6, cycles_by_pipes=645_000.0).reached == "no"
+    assert replace(DEPTHWISE, cycles=1e6, cycles_by_pipes=1e6).reached == "no"
+
+
+def test_the_table_gives_all_parts() -> None:
+    assert table([DEPTHWISE])[-1] == (
+        "| depthwise 3x3, 56x56x64 | bias, Add, ReLU | cortex-a76 | depthwise_f32_neon | 12 "
+        "| 72% | 82% | 88% | 100% | yes |"
+    )
+
+
+def test_the_document_has_a_table_for_each_epilogue_and_two_columns_for_cores_in_order() -> None:
+    in_order = replace(DENSE, core="cortex-a53", cycles=2e6, cycles_by_pipes=1.1e6)
+    batch_norm = replace(DEPTHWISE, epilogue="bn")
+    text = document([in_order, DENSE, batch_norm])
+    assert "modelled" in text and "--epilogue all --document" in text
+    assert "| layer | cortex-a53 | cortex-a53, by pipes | cortex-a76 |" in text
+    dense = "| dense, 512 to 1000 | **51% / 51%** | 93% / 93% | 93% / 93% |"
+    assert "## Bias, Add, ReLU\n\nVector operations for a vector of results, at least: 2.\n" in text
+    assert dense in text
+    # One figure where there is one bound; what was not measured stays empty.
+    assert "## Batch norm" in text
+    assert "| depthwise 3x3, 56x56x64 |  |  | **72%** |" in text
+
+
+def test_half_precision_has_no_direct_rows_of_its_own() -> None:
+    direct = [name for name, layer in LAYERS.items() if layer.direct]
+    assert direct
+    cores = ["cortex-a76", "cortex-a76 --float16"]
+    assert {core for _, _, core in tasks(direct, ["relu"], cores)} == {"cortex-a76"}
+    assert len(tasks(["dense, 512 to 1000"], list(EPILOGUES), cores)) == 2 * len(EPILOGUES)
+
+
+def test_wrong_options_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        arm64_fma.main(["--jobs", "0"])
+    assert "--jobs must be a whole number from 1, not 0" in capsys.readouterr().err
+    assert arm64_fma.main(["--armcost", str(tmp_path / "none.py")]) == 4
+    message = capsys.readouterr().err
+    assert "--armcost" in message or arm64_program.missing_tool() is not None
