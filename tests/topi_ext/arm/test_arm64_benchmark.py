@@ -9,10 +9,7 @@ import pytest
 
 from benchmarks import arm64, arm64_program, arm64_sme2, counter, sme_qemu
 from benchmarks.counter import ARMCOST
-
-needs_armcost = pytest.mark.skipif(
-    counter.missing(ARMCOST) is not None, reason=str(counter.missing(ARMCOST))
-)
+from tests.topi_ext.arm.armcost import needs_armcost
 
 # Vector instructions and all instructions per 128 MACs, to floats and to packed bits. Counts are
 # exact: a per cent or two is room enough for another version of LLVM.

@@ -1,0 +1,57 @@
+"""Float kernels on arm64 execute no more instructions than they did, and spill no vectors."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.arm64_fma import measure
+from benchmarks.counter import ARMCOST
+from tests.topi_ext.arm.armcost import needs_armcost
+
+# Instructions for four multiply-adds of the direct convolution, which are one vector multiply-add,
+# by layer and epilogue of `benchmarks.float_models`. Counts are exact: a per cent or two is room
+# enough for another version of LLVM.
+BUDGET = {
+    "cortex-a53": {
+        ("stem 7x7 s2, 224x224x3 to 64, direct", "relu"): 1.43,
+        ("1x1, 28x28x64 to 128", "relu"): 1.27,
+        ("dense, 512 to 1000", "relu"): 1.84,
+        ("depthwise 3x3, 14x14x256", "relu"): 1.84,
+    },
+    "cortex-a72": {
+        ("stem 7x7 s2, 224x224x3 to 64", "relu"): 0.82,
+        ("3x3, 28x28x128", "relu"): 0.63,
+        ("3x3, 14x14x256, direct", "bn"): 1.29,
+        ("1x1, 28x28x64 to 128", "prelu"): 1.38,
+        ("dense, 512 to 1000", "relu"): 1.71,
+        ("depthwise 3x3 s2, 27x27x128", "none"): 1.85,
+        ("depthwise 3x3 s2, 27x27x128", "relu-bn"): 2.35,
+    },
+    "cortex-a76": {
+        ("stem 7x7 s2, 224x224x3 to 64", "relu"): 0.82,
+        ("stem 3x3 s2, 224x224x3 to 16", "relu"): 1.49,
+        ("3x3, 28x28x128", "relu"): 0.63,
+        ("1x1, 56x56x16 to 64", "bn"): 1.42,
+        ("1x1, 28x28x64 to 128", "relu"): 1.35,
+        ("1x1, 28x28x64 to 128", "relu-bn"): 1.38,
+        ("1x1, 28x28x64 to 128", "add-relu"): 1.39,
+        ("dense, 512 to 1000", "prelu"): 1.72,
+        ("depthwise 3x3 s2, 27x27x128", "relu"): 2.09,
+        ("depthwise 3x3, 14x14x256", "relu"): 1.83,
+        ("depthwise 3x3, 14x14x256", "prelu"): 2.08,
+        ("depthwise 3x3, 14x14x256", "add"): 1.97,
+    },
+}
+ROWS = [(core, *what, most) for core, rows in BUDGET.items() for what, most in rows.items()]
+
+
+@needs_armcost
+@pytest.mark.parametrize(("core", "layer", "epilogue", "most"), ROWS)
+def test_counts_stay_within_the_budget(core: str, layer: str, epilogue: str, most: float) -> None:
+    row = measure(layer, epilogue, core, ARMCOST)
+    assert row.correct, row
+    found = row.instructions / (row.macs / 4)
+    # Below its multiply-adds a count would be wrong; Winograd tiles of 4x4 do with a quarter.
+    least = 0.25 if "winograd" in row.kernel else 1.0
+    assert least < found <= most, (found, row)
+    assert 0 < row.cycles_by_pipes <= row.cycles
