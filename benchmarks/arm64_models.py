@@ -330,7 +330,8 @@ def document(
             "## Float layers in half precision",
             "",
             "By `python -m benchmarks.arm64 --float-layers`: each layer alone with bias and ReLU,",
-            "padding and conversions of its input and output counted with it.",
+            "padding and conversions of its input and output counted with it. Kernels alone, by",
+            "core and by what follows the layer: [arm64-float.md](arm64-float.md).",
             "",
             *float_table,
         ]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from benchmarks.arm64_fma import measure
+from benchmarks.arm64_models import compile_program
+from benchmarks.arm64_program import arm64_target, function_text, loops_with
 from benchmarks.counter import ARMCOST
+from benchmarks.float_models import EPILOGUES, LAYERS, model
+from bnn_tvm.export.kernels_abi import PREFIX, assembly
 from tests.topi_ext.arm.armcost import needs_armcost
 
 # Instructions for four multiply-adds of the direct convolution, which are one vector multiply-add,
@@ -55,3 +61,22 @@ def test_counts_stay_within_the_budget(core: str, layer: str, epilogue: str, mos
     least = 0.25 if "winograd" in row.kernel else 1.0
     assert least < found <= most, (found, row)
     assert 0 < row.cycles_by_pipes <= row.cycles
+
+
+# Their reductions are short: LLVM writes all steps out, keeps the weights from one tile to the
+# next, and has more of them than registers.
+SHORT = ("stem 3x3 s2", "1x1, 56x56x16")
+# test_float_arm64 looks at depthwise tiles.
+LONG = [name for name in LAYERS if not name.startswith((*SHORT, "depthwise"))]
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_inner_loops_spill_no_vector(name: str) -> None:
+    layer, core = LAYERS[name], "cortex-a76"
+    program = compile_program(model(layer, EPILOGUES["prelu"]), core, winograd=not layer.direct)
+    (symbol,) = {call.symbol for call in program.calls if call.macs}
+    text = function_text(assembly(program.module, {symbol}, arm64_target(core)), PREFIX + symbol)
+    loops = loops_with(text, "fmla")
+    assert loops
+    for loop in loops:
+        assert not [line for line in loop if re.match(r"(ld|st)[rp]\s+q.*\[sp", line)]
