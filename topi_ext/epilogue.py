@@ -15,7 +15,7 @@ from tvm.ir import TensorLoad
 from tvm.s_tir import SBlock, Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm.tirx import PrimFunc
-from tvm_ffi import structural_map, structural_walk
+from tvm_ffi import structural_equal, structural_map, structural_walk
 
 from .kernels import STAGE
 
@@ -122,6 +122,11 @@ class Epilogue:
         return structural_map(self._store, [(tirx.Var, self._placing(index)), (TensorLoad, load)])
 
     @property
+    def output(self) -> tirx.Buffer:
+        """The buffer that results go to."""
+        return self._store.buffer
+
+    @property
     def value(self) -> Any:
         """What is stored, in block variables."""
         return self._store.value
@@ -145,29 +150,89 @@ class Epilogue:
 
         return variable
 
+    def begun(self) -> tuple[TensorLoad, Epilogue] | None:
+        """What is added to the accumulator before all else, in block variables, and the epilogue
+        of an accumulator that begins with it. See `at` for its indices.
+
+        None if nothing is, or if it is not read along the channels, the last dimension of both.
+        """
+        addends: list[TensorLoad] = []
+        totals: list[TensorLoad] = []
+        loads = 0
+
+        def mine(node: Any) -> bool:
+            return isinstance(node, TensorLoad) and node.source.same_as(self.accumulator)
+
+        def count(node: TensorLoad) -> None:
+            nonlocal loads
+            loads += mine(node)
+
+        def drop(node: tirx.Add) -> Any:
+            for total, addend in ((node.a, node.b), (node.b, node.a)):
+                if mine(total) and isinstance(addend, TensorLoad) and not mine(addend):
+                    addends.append(addend)
+                    totals.append(total)
+                    return begun  # so that what is added to it next is no addend of the first
+            return node
+
+        structural_walk(self.value, (TensorLoad, count))
+        begun = tirx.Var("begun", str(self.accumulator.ty.dtype))
+        value = structural_map(self.value, (tirx.Add, drop))
+        if not addends or len(addends) < loads:
+            return None
+        first, *others = addends
+        if self._dims.get(first.indices[-1]) != len(self.accumulator.ty.shape) - 1:
+            return None
+        if not all(structural_equal(first, other) for other in others):
+            return None
+
+        def restore(node: tirx.Var) -> Any:
+            return totals[0] if node.same_as(begun) else node
+
+        return first, self.with_value(structural_map(value, (tirx.Var, restore)))
+
+    def bare(self) -> bool:
+        """Whether what is stored is the accumulator itself."""
+        value = self.value
+        return isinstance(value, TensorLoad) and value.source.same_as(self.accumulator)
+
+    def operands(self) -> list[TensorLoad]:
+        """What it reads beside the accumulator."""
+        found: list[TensorLoad] = []
+
+        def visit(node: TensorLoad) -> None:
+            if not node.source.same_as(self.accumulator):
+                found.append(node)
+
+        structural_walk(self.value, (TensorLoad, visit))
+        return found
+
+    def by_channel(self, load: TensorLoad) -> bool:
+        """Whether it reads a vector over channels, the last dimension, and nothing else's."""
+        channel = len(self.accumulator.ty.shape) - 1
+        found = zip(load.indices, load.source.ty.shape, strict=True)
+        long = [index for index, size in found if int(size) > 1]
+        return len(long) == 1 and self._dims.get(long[0]) == channel
+
     def addends(self) -> list[tirx.Buffer]:
         """The vectors over channels, the last dimension, that are added to a product.
 
         None that is read by another index as well.
         """
-        channel = len(self.accumulator.ty.shape) - 1
         found: list[tirx.Buffer] = []
         others: list[tirx.Buffer] = []
 
         def holds(buffers: list[tirx.Buffer], source: tirx.Buffer) -> bool:
             return any(source.same_as(known) for known in buffers)
 
-        def by_channel(node: TensorLoad) -> bool:
-            return len(node.indices) == 1 and self._dims.get(node.indices[0]) == channel
-
         def visit_add(node: tirx.Add) -> None:
             for product, other in ((node.a, node.b), (node.b, node.a)):
-                vector = isinstance(other, TensorLoad) and by_channel(other)
+                vector = isinstance(other, TensorLoad) and self.by_channel(other)
                 if vector and isinstance(product, tirx.Mul) and not holds(found, other.source):
                     found.append(other.source)
 
         def visit_load(node: TensorLoad) -> None:
-            if not by_channel(node):
+            if not self.by_channel(node):
                 others.append(node.source)
 
         structural_walk(self._store.value, [(tirx.Add, visit_add), (TensorLoad, visit_load)])

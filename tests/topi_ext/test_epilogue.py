@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 from tvm import te, tirx
+from tvm.ir import TensorLoad
 
-from topi_ext.epilogue import extract_epilogue
+from topi_ext.epilogue import Epilogue, extract_epilogue
 from topi_ext.kernels import STAGE
 
 SIZE = 4  # of every axis, so that vectors could be read along any
 
 
-def vectors_added(expression: Callable[..., Any]) -> list[str]:
-    """The addends of `expression(m, scale, offset, x, c)`; m: the accumulator's value."""
+def epilogue_of(expression: Callable[..., Any]) -> Epilogue:
+    """That of `expression(m, scale, offset, x, c)`; m: the accumulator's value."""
     data = te.placeholder((1, SIZE, SIZE, SIZE), "float32", "data")
     scale, offset = (te.placeholder((SIZE,), "float32", name) for name in ("scale", "offset"))
     k = te.reduce_axis((0, SIZE), "k")
@@ -30,7 +31,7 @@ def vectors_added(expression: Callable[..., Any]) -> list[str]:
     )
     epilogue = extract_epilogue(te.create_prim_func([data, scale, offset, out]))
     assert epilogue is not None
-    return [buffer.name for buffer in epilogue.addends()]
+    return epilogue
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,41 @@ def vectors_added(expression: Callable[..., Any]) -> list[str]:
 def test_addends_are_vectors_over_channels_behind_a_product(
     expression: Callable[..., Any], expected: list[str]
 ) -> None:
-    assert vectors_added(expression) == expected
+    assert [buffer.name for buffer in epilogue_of(expression).addends()] == expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "rest"),
+    [
+        (lambda m, s, o, x, c: m + o[c], []),
+        (lambda m, s, o, x, c: tirx.max(o[c] + m, 0.0), []),
+        (lambda m, s, o, x, c: m + o[c] + s[x], ["scale"]),
+        (lambda m, s, o, x, c: tirx.Select(m + o[c] > 0.0, m + o[c], (m + o[c]) * s[c]), ["scale"]),
+    ],
+)
+def test_sums_begin_with_what_is_added_before_all_else(
+    expression: Callable[..., Any], rest: list[str]
+) -> None:
+    begun = epilogue_of(expression).begun()
+    assert begun is not None
+    first, epilogue = begun
+    assert first.source.name == "offset"
+    assert epilogue.by_channel(first)
+    assert sorted({load.source.name for load in epilogue.operands()}) == rest
+    assert epilogue.bare() == (not rest and isinstance(epilogue.value, TensorLoad))
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        lambda m, s, o, x, c: m * s[c] + o[c],
+        lambda m, s, o, x, c: m + o[x],  # not along the channels
+        lambda m, s, o, x, c: tirx.max(m + o[c], m),  # the plain sum is needed too
+        lambda m, s, o, x, c: tirx.max(m + o[c], m + s[c]),
+    ],
+)
+def test_sums_begin_with_nothing_that_only_some_uses_add(expression: Callable[..., Any]) -> None:
+    assert epilogue_of(expression).begun() is None
 
 
 def test_nothing_behind_the_accumulator_is_an_epilogue_only_where_asked_for() -> None:

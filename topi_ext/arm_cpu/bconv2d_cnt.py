@@ -23,7 +23,7 @@ from tvm import s_tir, te, tirx
 from tvm.target import Target
 from tvm.tirx import PrimFunc, Stmt
 
-from ..emit import bitcast, channel_loops, let, local, loop, seq, splat, view, vload, vstore
+from ..emit import bitcast, channel_loops, let, local, seq, splat, view, vload, vstore
 from ..epilogue import Epilogue, extract_epilogue, find_stage, holds_stage
 from ..kernels import PARAMS, Kernel
 from ..params import ConvParams
@@ -31,6 +31,7 @@ from ..pixel_tiles import PixelTiles, Place
 from ..scalar import schedule_scalar
 from ..threshold import WORDS, WordsEpilogue, extract_words
 from . import agreement, neon
+from .addends import FEW, Copies
 from .agreement import border_table, supports
 from .cores import core_of
 
@@ -111,28 +112,18 @@ class _Writer(PixelTiles):
         input_bytes = p.n * p.hp * p.wp * p.groups * p.words(self.word) * 16
         outside = weight_bytes <= input_bytes
         super().__init__(epilogue, p, kernel.tile["pixels"], CHANNELS, pixels_outside=outside)
-        self.copies: list[tuple[tirx.Buffer, tirx.Buffer]] = []
+        self.copies: Copies | None = None
 
     def write(self) -> PrimFunc:
         """The function. Where it pays, every pixel of a tile has a copy of what is added to a
-        product: fmla overwrites it, and what several pixels share LLVM would move, not load again.
+        product.
         """
         epilogue, p, each = self.epilogue, self.params, self.pixels
-        too_few = each == 1 or p.pixels < 8 * each
+        too_few = each == 1 or p.pixels < FEW * each
         if isinstance(epilogue, WordsEpilogue) or too_few or each * p.co * 4 > COPIED_BYTES:
             return super().write()
         stmts: list[Stmt] = []
-        for source in epilogue.addends():
-            copy = local("addend", (each * p.co,), str(source.ty.dtype), stmts)
-            self.copies.append((source, copy))
-
-            def fill(i: Any, source: tirx.Buffer = source, copy: tirx.Buffer = copy) -> Stmt:
-                def one(c: Any) -> Stmt:
-                    return tirx.BufferStore(copy, source[c], [i * p.co + c])
-
-                return seq(channel_loops(one, p.co, CHANNELS))
-
-            stmts.append(loop(each, fill, "i"))
+        self.copies = Copies(epilogue.addends(), each, p.co, stmts)
         return epilogue.with_body(seq([*stmts, super().write().body]))
 
     def tile(self, at: list[Place], group: Any, block: Any, channels: int) -> Stmt:
@@ -158,7 +149,7 @@ class _Writer(PixelTiles):
         def store(i: int) -> Callable[[Any], Stmt]:
             def one(c: Any) -> Stmt:
                 value = tirx.BufferLoad(counts, [i * CHANNELS + c])
-                copies = [(source, copy[i * p.co + first + c]) for source, copy in self.copies]
+                copies = self.copies.at(i, first + c) if self.copies else ()
                 return epilogue.store((*at[i], first + c), value, copies)
 
             return one

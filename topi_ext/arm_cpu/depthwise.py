@@ -6,8 +6,15 @@ pixels of a tile, and an input serves all taps that meet it: for 3x3 kernels of 
 seven pixels (3 + 15) / 21 loads per multiply-add, of stride one (3 + 9) / 21.
 
 Tiles at the left and right border have code of their own, which leaves out the taps beyond the
-input; rows of taps above and below the input are no turns of their loop. The first row of taps
-begins the sums with products, so that nothing has to be cleared.
+input; rows of taps above and below the input are no turns of their loop. Sums begin with the bias,
+loaded to each, or with products, so that nothing has to be cleared.
+
+What limits (modelled): on Cortex-A72 the multiply-adds. On Cortex-A76 and Neoverse N1 a store takes
+one of the two vector pipes as well, so that with bias and ReLU 9 of 11 slots can be multiply-adds:
+82 % of the bound. Of the pairs of registers that are stored, `stp` takes more of the load pipes
+than `st1`, and single stores twice as many slots. Tiles are lower where LLVM would spill. Tried
+without gain: volatile loads of the bias (in order, so that latencies show), a volatile store as a
+barrier between the rows of taps, one loop of tiles in steps of their pixels.
 
 32-bit Arm has half the registers and keeps the channel tile.
 """
@@ -20,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from tvm import tirx
+from tvm.ir import TensorLoad
 from tvm.target import Target
 from tvm.tirx import PrimFunc, Stmt
 
@@ -30,13 +38,18 @@ from ..epilogue import Epilogue, extract_epilogue
 from ..kernels import PARAMS, Kernel
 from ..parallel import PARALLEL_FLOAT_MACS
 from ..params import ConvParams
+from . import neon
+from .addends import FEW, Copies
+from .cores import core_of
 
-PIXELS = 7  # divides the rows of most networks
+PIXELS = 7  # most of a tile; divides the rows of most networks
+MOST_WITH_OPERANDS = 4  # pixels, where an unrolled kernel's epilogue reads vectors of its own
 VECTORS = 2  # of channels: 14 sums, the weights of three taps and some inputs fit 32 registers
 REGISTER_BYTES = 16
 MOST_TAPS = 7  # of a row, whose code is unrolled
 UNROLLED_TAPS = 9  # most in one copy of the code
 MOST_BORDERS = 6  # tiles with code of their own
+COPIED_BYTES = 16 * 1024  # most for copies of an addend: they share the first cache with the rows
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ def schedule(func: PrimFunc, target: Target) -> PrimFunc:
     if epilogue is not None:
         params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
         if suits(params):
-            return _Writer(epilogue, params).write()
+            return _Writer(epilogue, params, core_of(target).depthwise_pixels).write()
     return depthwise.schedule(func, target)
 
 
@@ -94,9 +107,9 @@ def suits(params: ConvParams) -> bool:
     return len(borders) <= MOST_BORDERS
 
 
-def tile_pixels(params: ConvParams) -> int:
+def tile_pixels(params: ConvParams, most: int = PIXELS) -> int:
     """Pixels of a tile: a row in as few tiles as possible, all of about one size."""
-    return -(-params.wo // -(-params.wo // PIXELS))
+    return -(-params.wo // -(-params.wo // most))
 
 
 def _inside(at: int, taps: int, size: int, stride: int, dilation: int, pad: int) -> list[int]:
@@ -116,17 +129,35 @@ class _Writer:
     Channels inside: the neighbouring block finds the other half of its cache lines still there.
     """
 
-    def __init__(self, epilogue: Epilogue, params: ConvParams) -> None:
-        """Find the buffers."""
-        self.epilogue, self.params = epilogue, params
+    def __init__(self, epilogue: Epilogue, params: ConvParams, pixels: int) -> None:
+        """Find the buffers, and what sums begin with. pixels: most of a tile."""
+        self.first: TensorLoad | None = None
+        self.epilogue = epilogue
+        begun = epilogue.begun()
+        # Sums stored as they are would be bound to pairs of registers from the start.
+        if begun is not None and not begun[1].bare():
+            self.first, self.epilogue = begun
+        most = min(pixels, MOST_WITH_OPERANDS) if self.epilogue.operands() else pixels
+        unrolled = params.kh * params.kw <= UNROLLED_TAPS
+        # Of taps in a loop LLVM mixes nothing with the epilogue, and a small tile it would unroll.
+        self.params, self.pixels = params, tile_pixels(params, most if unrolled else PIXELS)
         self.data, self.weights = epilogue.reads
         self.dtype = str(self.data.ty.dtype)
+        self.copies: Copies | None = None
 
     def write(self) -> PrimFunc:
-        """The function with all its tiles."""
+        """The function with all its tiles; where it pays, with copies of what is added."""
         p = self.params
+        stmts: list[Stmt] = []
         kind = PARALLEL if p.macs >= PARALLEL_FLOAT_MACS else SERIAL
-        return self.epilogue.with_body(loop(p.n * p.ho, self._row, "row", kind))
+        size = self.pixels * p.co * np.dtype(self.dtype).itemsize
+        if size <= COPIED_BYTES and p.pixels >= FEW * self.pixels > FEW:
+            sources = self.epilogue.addends()
+            if self.first is not None and self.epilogue.by_channel(self.first):
+                sources.append(self.first.source)
+            self.copies = Copies(sources, self.pixels, p.co, stmts)
+        stmts.append(loop(p.n * p.ho, self._row, "row", kind))
+        return self.epilogue.with_body(seq(stmts))
 
     def _row(self, row: Any) -> Stmt:
         """One row of the output: of code with all rows of taps, or with those that are inside."""
@@ -161,7 +192,7 @@ class _Writer:
 
     def _runs(self) -> Iterator[tuple[int, int, int]]:
         """(first pixel, pixels of a tile, tiles) of neighbouring tiles that share their code."""
-        p, height = self.params, tile_pixels(self.params)
+        p, height = self.params, self.pixels
         run: tuple[int, int, int] | None = None
         for x in range(0, p.wo, height):
             count = min(height, p.wo - x)
@@ -232,12 +263,15 @@ class _Writer:
                     a = let("a", vload(inputs, [column * p.ci + v * lanes], lanes), body)
                     for pixel, kx in pairs:
                         if (kx, v) not in weight:
-                            place = [kx * p.co + v * lanes]
-                            weight[kx, v] = let("w", vload(filters, place, lanes), body)
+                            first = [kx * p.co + v * lanes]
+                            weight[kx, v] = let("w", vload(filters, first, lanes), body)
                         at = [(pixel * vectors + v) * lanes]
                         total = a * weight[kx, v]
                         if (pixel, v) in known:
                             total = vload(sums, at, lanes) + total
+                        elif self.first is not None:
+                            place = (row.n, row.y, tile.x + pixel, channel + v * lanes)
+                            total = self._start(self.first, pixel, place, lanes) + total
                         known.add((pixel, v))
                         body.append(vstore(sums, total, at, lanes))
             return seq(body)
@@ -252,18 +286,50 @@ class _Writer:
         done = local("done", (tile.count * vectors * lanes,), self.dtype, stmts)
         for at in range(0, tile.count * vectors * lanes, lanes):
             stmts.append(vstore(done, vload(sums, [at], lanes), [at], lanes))
+        # Halves spill with pairs.
+        plain = self.dtype != "float32" or self.epilogue.bare() or not self.epilogue.aligned()
+        pairs = vectors == 2 and not plain
+        results = local("results", (tile.count * 2 * lanes,), self.dtype, stmts) if pairs else None
         for pixel in range(tile.count):
             for v in range(vectors):
                 place = (row.n, row.y, tile.x + pixel, channel + v * lanes)
-                stmts.append(self._vector(done, (pixel * vectors + v) * lanes, lanes, place))
+                base = (pixel * vectors + v) * lanes
+                stmts.append(self._vector(done, results, pixel, base, lanes, place))
+        for pixel in range(tile.count if results is not None else 0):
+            at = pixel * 2 * lanes
+            low, high = (vload(results, [at + v * lanes], lanes) for v in range(2))
+            output = [row.n, row.y, tile.x + pixel, channel]
+            stmts.append(neon.store_pair(low, high, self.epilogue.output, output))
         return stmts
 
-    def _vector(self, done: tirx.Buffer, base: int, lanes: int, place: tuple[Any, ...]) -> Stmt:
-        """The epilogue of the sums from `base` on, which belong at `place`."""
+    def _start(self, first: TensorLoad, pixel: int, place: tuple[Any, ...], lanes: int) -> Any:
+        """What the sum of `lanes` channels at `place` begins with."""
+        copy = self.copies.of(first.source) if self.copies else None
+        if copy is not None:
+            return vload(copy, [pixel * self.params.co + place[-1]], lanes)
+        return vload(first.source, [self.epilogue.at(i, place) for i in first.indices], lanes)
+
+    def _vector(
+        self,
+        done: tirx.Buffer,
+        results: tirx.Buffer | None,
+        pixel: int,
+        base: int,
+        lanes: int,
+        place: tuple[Any, ...],
+    ) -> Stmt:
+        """The epilogue of the sums from `base` on, which belong at `place`: to there, or to
+        `results`.
+        """
         *outer, channel = place
 
         def store(i: Any) -> Stmt:
-            return self.epilogue.store((*outer, channel + i), tirx.BufferLoad(done, [base + i]))
+            copies = self.copies.at(pixel, channel + i) if self.copies else ()
+            value = tirx.BufferLoad(done, [base + i])
+            stored = self.epilogue.store((*outer, channel + i), value, copies)
+            if results is None:
+                return stored
+            return tirx.BufferStore(results, stored.value, [base + i])
 
         return loop(lanes, store, "i", VECTORIZED)
 

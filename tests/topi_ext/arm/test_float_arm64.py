@@ -195,6 +195,8 @@ def test_products_of_tiles_multiply_by_lane_and_spill_no_register(
     [
         ("1x55x55x64-k3x3x64-s2x2-d1x1-p1,1,1,1-g64-v0", "none"),
         ("1x55x55x64-k3x3x64-s2x2-d1x1-p1,1,1,1-g64-v0", "relu"),
+        ("1x55x55x64-k3x3x64-s2x2-d1x1-p1,1,1,1-g64-v0", "prelu"),
+        ("1x56x56x64-k3x3x64-s1x1-d1x1-p1,1,1,1-g64-v0", "shortcut"),
         ("1x28x28x32-k5x5x32-s1x1-d1x1-p2,2,2,2-g32-v0", "relu"),
     ],
 )
@@ -204,14 +206,12 @@ def test_depthwise_tiles_share_their_loads_and_spill_no_register(
     text = _assembly(core, ConvParams.parse(params), dtype, op="depthwise", epilogue=epilogue)
     loops = arm64_program.loops_with(text, "fmla")
     assert loops
-    if epilogue != "none":
-        # At a border LLVM may mix a long epilogue with the products and spill a few of its vectors.
-        loops = [max(loops, key=lambda loop: sum(line.startswith("fmla") for line in loop))]
     for loop in loops:
         products = [line for line in loop if re.match(r"fm(la|ul)\s", line)]
         loaded = [line for line in loop if re.match(r"ld[rp]\s+q", line)]
         registers = sum(2 if line.startswith("ldp") else 1 for line in loaded)
-        assert registers <= len(products), (registers, len(products))
+        # Two a product without sharing; an epilogue loads what it adds for each pixel.
+        assert registers <= 1.3 * len(products), (registers, len(products))
         assert not [line for line in loop if re.match(r"(ld|st)[rp]\s+q.*\[sp", line)]
 
 
