@@ -15,7 +15,7 @@ from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
 
-EPILOGUES = ("none", "relu", "prelu", "shortcut", "transposed")
+EPILOGUES = ("none", "relu", "prelu", "shortcut", "transposed", "bias", "added")
 
 
 def host() -> Target:
@@ -74,11 +74,19 @@ def make(kernel: Kernel, params: ConvParams, epilogue: str, rank: int = 4) -> Fl
     size = reference.conv2d(np.abs(x).astype(np.float64), np.abs(w).astype(np.float64), p)
     eps = float(np.finfo(dtype).eps)
     error = size.reshape(shape) * eps * max(4.0, 0.5 * np.sqrt(p.taps))
-    if epilogue != "none":
+    if epilogue in ("bias", "added"):
+        added = offset if epilogue == "bias" else shortcut
+        operands.append(added)
+        places.append(te.placeholder(added.shape, dtype, "added"))
+        out = _begun(out, places[-1])
+        terms = np.abs(exact) + np.abs(added.astype(np.float64))
+        exact = np.maximum(exact + added.astype(np.float64), 0)
+        error = error + 8 * eps * terms
+    elif epilogue != "none":
         extra = [scale, offset, *_EXTRA_OF[epilogue](slope, shortcut)]
-        added = [te.placeholder(a.shape, dtype, f"ex{i}") for i, a in enumerate(extra)]
-        operands, places = operands + extra, places + added
-        out = _epilogue(epilogue, out, added)
+        behind = [te.placeholder(a.shape, dtype, f"ex{i}") for i, a in enumerate(extra)]
+        operands, places = operands + extra, places + behind
+        out = _epilogue(epilogue, out, behind)
         scale, offset, slope, shortcut = (
             array.astype(np.float64) for array in (scale, offset, slope, shortcut)
         )
@@ -116,6 +124,15 @@ def build_and_run(
     result = tvm.runtime.tensor(np.full(shape, np.nan, str(func.params[-1].ty.dtype)))
     library.jit()["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in operands], result)
     return result.numpy()
+
+
+def _begun(out: te.Tensor, added: te.Tensor) -> te.Tensor:
+    """A ReLU of the sum with a bias or with a tensor of the same shape: sums may begin with it."""
+    channel_alone = len(added.shape) == 1
+    total = te.compute(
+        out.shape, lambda *i: out[i] + (added[i[-1]] if channel_alone else added[i]), name="total"
+    )
+    return te.compute(out.shape, lambda *i: te.max(total[i], tirx.const(0, out.dtype)), name="relu")
 
 
 def _epilogue(kind: str, out: te.Tensor, extra: list[te.Tensor]) -> te.Tensor:

@@ -69,13 +69,16 @@ class Core:
     look-up; 0: eor/cnt/add. cnt_pixels: output pixels of a tile of the eor/cnt kernel that do not
     spill, largest last. depthwise_pixels: most of a tile of a float depthwise kernel, likewise.
     hoists: LLVM's scheduling model of the core (in order, long latencies) moves so many loads up
-    that large tiles of halves spill. ids: by which a device knows it.
+    that large tiles of halves spill. in_order: it issues instructions in program order, so that a
+    load costs its latency wherever it stands close before its use. ids: by which a device knows
+    it.
     """
 
     table_bits: Literal[0, 4, 5] = 0
     cnt_pixels: tuple[int, ...] = (1, 4, 7)
     depthwise_pixels: int = 7
     hoists: bool = False
+    in_order: bool = False
     ids: tuple[CoreId, ...] = ()
 
     @property
@@ -97,16 +100,16 @@ _NVIDIA, _QUALCOMM, _SAMSUNG, _APPLE, _MICROSOFT, _AMPERE = 0x4E, 0x51, 0x53, 0x
 
 _CNT = Core()
 _TBL = Core(table_bits=5)
-_LITTLE = Core(table_bits=4, hoists=True)
+_LITTLE = Core(table_bits=4, hoists=True, in_order=True)
 # LLVM's scheduling model of these hoists so many loads (long latencies, in order) that taller
 # tiles spill.
-_IN_ORDER = Core(cnt_pixels=(1, 4, 5))
+_IN_ORDER = Core(cnt_pixels=(1, 4, 5), in_order=True)
 
 CORES: dict[str, Core] = {
     "cortex-a34": _IN_ORDER.known_as(0xD02),
     "cortex-a35": _IN_ORDER.known_as(0xD04),
     "cortex-a53": _IN_ORDER.known_as(0xD03, (_QUALCOMM, 0x801)),
-    "cortex-a55": replace(_CNT, hoists=True).known_as(
+    "cortex-a55": replace(_CNT, hoists=True, in_order=True).known_as(
         0xD05, (_QUALCOMM, 0x803), (_QUALCOMM, 0x805)
     ),
     "cortex-a57": _CNT.known_as(0xD07),

@@ -40,7 +40,7 @@ from ..parallel import PARALLEL_FLOAT_MACS
 from ..params import ConvParams
 from . import neon
 from .addends import FEW, Copies
-from .cores import core_of
+from .cores import Core, core_of
 
 PIXELS = 7  # most of a tile; divides the rows of most networks
 MOST_WITH_OPERANDS = 4  # pixels, where an unrolled kernel's epilogue reads vectors of its own
@@ -85,7 +85,7 @@ def schedule(func: PrimFunc, target: Target) -> PrimFunc:
     if epilogue is not None:
         params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
         if suits(params):
-            return _Writer(epilogue, params, core_of(target).depthwise_pixels).write()
+            return _Writer(epilogue, params, core_of(target)).write()
     return depthwise.schedule(func, target)
 
 
@@ -129,16 +129,20 @@ class _Writer:
     Channels inside: the neighbouring block finds the other half of its cache lines still there.
     """
 
-    def __init__(self, epilogue: Epilogue, params: ConvParams, pixels: int) -> None:
-        """Find the buffers, and what sums begin with. pixels: most of a tile."""
+    def __init__(self, epilogue: Epilogue, params: ConvParams, core: Core) -> None:
+        """Find the buffers, and what sums begin with."""
+        # In order, a sum would wait for what it begins with.
+        self.reorders = not core.in_order
         self.first: TensorLoad | None = None
         self.epilogue = epilogue
-        begun = epilogue.begun()
+        begun = epilogue.begun() if self.reorders else None
         # Sums stored as they are would be bound to pairs of registers from the start.
         if begun is not None and not begun[1].bare():
             self.first, self.epilogue = begun
-        most = min(pixels, MOST_WITH_OPERANDS) if self.epilogue.operands() else pixels
-        unrolled = params.kh * params.kw <= UNROLLED_TAPS
+        most = core.depthwise_pixels
+        if self.epilogue.operands():
+            most = min(most, MOST_WITH_OPERANDS)
+        unrolled = self.reorders and params.kh * params.kw <= UNROLLED_TAPS
         # Of taps in a loop LLVM mixes nothing with the epilogue, and a small tile it would unroll.
         self.params, self.pixels = params, tile_pixels(params, most if unrolled else PIXELS)
         self.data, self.weights = epilogue.reads
@@ -151,7 +155,7 @@ class _Writer:
         stmts: list[Stmt] = []
         kind = PARALLEL if p.macs >= PARALLEL_FLOAT_MACS else SERIAL
         size = self.pixels * p.co * np.dtype(self.dtype).itemsize
-        if size <= COPIED_BYTES and p.pixels >= FEW * self.pixels > FEW:
+        if self.reorders and size <= COPIED_BYTES and p.pixels >= FEW * self.pixels > FEW:
             sources = self.epilogue.addends()
             if self.first is not None and self.epilogue.by_channel(self.first):
                 sources.append(self.first.source)
@@ -288,7 +292,7 @@ class _Writer:
             stmts.append(vstore(done, vload(sums, [at], lanes), [at], lanes))
         # Halves spill with pairs.
         plain = self.dtype != "float32" or self.epilogue.bare() or not self.epilogue.aligned()
-        pairs = vectors == 2 and not plain
+        pairs = vectors == 2 and self.reorders and not plain
         results = local("results", (tile.count * 2 * lanes,), self.dtype, stmts) if pairs else None
         for pixel in range(tile.count):
             for v in range(vectors):
