@@ -12,8 +12,8 @@ loaded to each, or with products, so that nothing has to be cleared.
 What limits (modelled): on Cortex-A72 the multiply-adds. On Cortex-A76 and Neoverse N1 a store takes
 one of the two vector pipes as well, so that with bias and ReLU 9 of 11 slots can be multiply-adds:
 82 % of the bound. Of the pairs of registers that are stored, `stp` takes more of the load pipes
-than `st1`, and single stores twice as many slots. Tiles are lower where LLVM would spill. Tried
-without gain: volatile loads of the bias (in order, so that latencies show), a volatile store as a
+than `st1`, and single stores twice as many slots. Tiles are lower where LLVM would spill: with the
+model of Neoverse N1 it still does at the left border where a shortcut is added. Tried without gain: volatile loads of the bias (in order, so that latencies show), a volatile store as a
 barrier between the rows of taps, one loop of tiles in steps of their pixels.
 
 32-bit Arm has half the registers and keeps the channel tile.
@@ -139,8 +139,8 @@ class _Writer:
         # Sums stored as they are would be bound to pairs of registers from the start.
         if begun is not None and not begun[1].bare():
             self.first, self.epilogue = begun
-        most = core.depthwise_pixels
-        if self.epilogue.operands():
+        most = PIXELS if epilogue.bare() else core.depthwise_pixels
+        if (begun[1] if begun else epilogue).operands():
             most = min(most, MOST_WITH_OPERANDS)
         unrolled = self.reorders and params.kh * params.kw <= UNROLLED_TAPS
         # Of taps in a loop LLVM mixes nothing with the epilogue, and a small tile it would unroll.
