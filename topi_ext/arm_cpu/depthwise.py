@@ -13,8 +13,9 @@ What limits (modelled): on Cortex-A72 the multiply-adds. On Cortex-A76 and Neove
 one of the two vector pipes as well, so that with bias and ReLU 9 of 11 slots can be multiply-adds:
 82 % of the bound. Of the pairs of registers that are stored, `stp` takes more of the load pipes
 than `st1`, and single stores twice as many slots. Tiles are lower where LLVM would spill: with the
-model of Neoverse N1 it still does at the left border where a shortcut is added. Tried without gain: volatile loads of the bias (in order, so that latencies show), a volatile store as a
-barrier between the rows of taps, one loop of tiles in steps of their pixels.
+model of Neoverse N1 it still does at the left border where a shortcut is added. Tried without
+gain: volatile loads of the bias (in order, so that latencies show), a volatile store as a barrier
+between the rows of taps, one loop of tiles in steps of their pixels.
 
 32-bit Arm has half the registers and keeps the channel tile.
 """
