@@ -158,27 +158,18 @@ class Epilogue:
         """
         addends: list[TensorLoad] = []
         totals: list[TensorLoad] = []
-        loads = 0
-
-        def mine(node: Any) -> bool:
-            return isinstance(node, TensorLoad) and node.source.same_as(self.accumulator)
-
-        def count(node: TensorLoad) -> None:
-            nonlocal loads
-            loads += mine(node)
 
         def drop(node: tirx.Add) -> Any:
             for total, addend in ((node.a, node.b), (node.b, node.a)):
-                if mine(total) and isinstance(addend, TensorLoad) and not mine(addend):
+                if self._sums(total) and isinstance(addend, TensorLoad) and not self._sums(addend):
                     addends.append(addend)
                     totals.append(total)
                     return begun  # so that what is added to it next is no addend of the first
             return node
 
-        structural_walk(self.value, (TensorLoad, count))
         begun = tirx.Var("begun", str(self.accumulator.ty.dtype))
         value = structural_map(self.value, (tirx.Add, drop))
-        if not addends or len(addends) < loads:
+        if not addends or len(addends) < self.times_read():
             return None
         first, *others = addends
         if self._dims.get(first.indices[-1]) != len(self.accumulator.ty.shape) - 1:
@@ -191,10 +182,24 @@ class Epilogue:
 
         return first, self.with_value(structural_map(value, (tirx.Var, restore)))
 
+    def times_read(self) -> int:
+        """How often it reads the accumulator."""
+        found: list[TensorLoad] = []
+
+        def visit(node: TensorLoad) -> None:
+            if self._sums(node):
+                found.append(node)
+
+        structural_walk(self.value, (TensorLoad, visit))
+        return len(found)
+
+    def _sums(self, node: Any) -> bool:
+        """Whether an expression is the accumulator's element."""
+        return isinstance(node, TensorLoad) and node.source.same_as(self.accumulator)
+
     def bare(self) -> bool:
         """Whether what is stored is the accumulator itself."""
-        value = self.value
-        return isinstance(value, TensorLoad) and value.source.same_as(self.accumulator)
+        return self._sums(self.value)
 
     def operands(self) -> list[TensorLoad]:
         """What it reads beside the accumulator."""

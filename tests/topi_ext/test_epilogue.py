@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from tvm import te, tirx
 from tvm.ir import TensorLoad
+from tvm.s_tir import Schedule
 
-from topi_ext.epilogue import Epilogue, extract_epilogue
+from topi_ext.begun_sums import begin_sums
+from topi_ext.epilogue import Epilogue, extract_epilogue, find_stage
 from topi_ext.kernels import STAGE
 
 SIZE = 4  # of every axis, so that vectors could be read along any
@@ -99,3 +101,25 @@ def test_nothing_behind_the_accumulator_is_an_epilogue_only_where_asked_for() ->
     stored = epilogue.store((3,), tirx.const(2.5, "float32"))
     assert stored.buffer.same_as(epilogue.accumulator)
     assert (stored.value.value, stored.indices[0].value) == (2.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("expression", "begins"),
+    [
+        (lambda m, s, o, x, c: tirx.max(m + o[c], 0.0), True),
+        (lambda m, s, o, x, c: tirx.max(m * s[c], 0.0), False),
+        (lambda m, s, o, x, c: tirx.Select(m + o[c] > 0.0, m + o[c], (m + o[c]) * s[c]), False),
+    ],
+)
+def test_functions_whose_sums_begin_with_the_bias_have_no_zero_left(
+    expression: Callable[..., Any], begins: bool
+) -> None:
+    func = epilogue_of(expression).func
+    begun = begin_sums(func)
+    assert (begun is not func) == begins
+    sch = Schedule(begun)
+    init = sch.get(find_stage(sch)).init.value
+    assert isinstance(init, TensorLoad) == begins
+    if begins:
+        assert init.source.name == "offset"
+        assert extract_epilogue(begun).begun() is None

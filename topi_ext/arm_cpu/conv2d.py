@@ -16,7 +16,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tvm.target import Target
+from tvm.tirx import PrimFunc
 
+from ..begun_sums import begin_sums
 from ..conv2d import register_tile_kernel
 from ..kernels import Kernel
 from ..params import ConvParams
@@ -45,6 +47,21 @@ HALF_TILES = (
     RegisterTile(pixels=1, channels=64, lanes=8, by_lane=True),
 )
 
+
+def neon_kernel(make: Callable[..., Kernel], tile: RegisterTile) -> Kernel:
+    """The row that `make` (`register_tile_kernel`) has; sums begin with what is added to them.
+
+    Not on cores that issue in order: there the first product of a sum would wait for the load.
+    """
+    row = make("neon", tile)
+
+    def schedule(func: PrimFunc, target: Target) -> PrimFunc:
+        begun = func if core_of(target).in_order else begin_sums(func)
+        return row.schedule(begun, target)
+
+    return replace(row, schedule=schedule)
+
+
 # More than any layer costs.
 _SPILLS = 10**15
 
@@ -62,7 +79,7 @@ def half_kernel(make: Callable[..., Kernel], tile: RegisterTile) -> Kernel:
 
 
 KERNELS = (
-    *(register_tile_kernel("neon", tile) for tile in NEON_TILES),
+    *(neon_kernel(register_tile_kernel, tile) for tile in NEON_TILES),
     *(half_kernel(register_tile_kernel, tile) for tile in HALF_TILES),
     *(register_tile_kernel("neon32", tile) for tile in NEON32_TILES),
 )
