@@ -28,7 +28,7 @@ from .scalar import schedule_scalar
 
 # Weights larger than this do not stay in the second-level cache from one row to the next.
 CACHED_WEIGHT_BYTES = 192 * 1024
-# Registers; with 6 free LLVM spilled in a 3x3 convolution of 3 channels, which took 4 % more on A76.
+# Registers; with 6 free LLVM spilled in a 3x3 convolution of 3 channels: 4 % more on Cortex-A76.
 SPARE = 8
 
 
