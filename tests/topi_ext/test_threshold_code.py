@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from tvm import te
 
-from tests.topi_ext.test_x86_code import LAYERS, POPCNT, TABLE, assembly, count
+from tests.topi_ext.test_x86_code import (
+    CARRY_SAVE_LAYERS,
+    LAYERS,
+    POPCNT,
+    TABLE,
+    assembly,
+    check_carry_save,
+    count,
+)
 from topi_ext import kernels, reference, threshold
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
@@ -45,3 +53,9 @@ def test_avx512_compares_into_masks(case: str) -> None:
     assert count(text, "vpcmpgtd") + count(text, "vpcmpltd") >= 4
     assert not any("Spill" in line or "AllocWorkspace" in line for line in text)
     assert not any(line.startswith("\tvcvt") for line in text)
+
+
+@pytest.mark.parametrize(("case", "name"), CARRY_SAVE_LAYERS)
+def test_thresholds_leave_carry_save_loops_as_they_are(case: str, name: str) -> None:
+    text = words_assembly(kernels.table()[name], ConvParams.parse(case), "znver4")
+    check_carry_save("\n".join(text))

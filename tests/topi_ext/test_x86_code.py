@@ -31,6 +31,10 @@ LAYERS = (
     "1x7x7x512-k3x3x512-s1x1-d1x1-p1,1,1,1-g1-v0",
     "1x14x14x256-k5x5x256-s1x1-d1x1-p2,2,2,2-g1-v0",
 )
+CARRY_SAVE_LAYERS = [
+    *((case, CARRY_SAVE) for case in LAYERS[1:4]),
+    *((case, CARRY_SAVE_DEEP) for case in LAYERS[3:]),
+]
 
 
 def assembly(tensors: list[te.Tensor], core: str) -> str:
@@ -93,14 +97,15 @@ def test_popcount_loop_is_xor_popcount_add_without_spills(case: str) -> None:
         assert not any("%ymm" in line or "%xmm" in line for line in body)
 
 
-@pytest.mark.parametrize(
-    ("case", "name"),
-    [*((case, CARRY_SAVE) for case in LAYERS[1:-1]), (LAYERS[-1], CARRY_SAVE_DEEP)],
-)
+@pytest.mark.parametrize(("case", "name"), CARRY_SAVE_LAYERS)
 def test_carry_save_loop_takes_eight_vector_instructions_for_three_words(
     case: str, name: str
 ) -> None:
-    text = layer_assembly(kernels.table()[name], ConvParams.parse(case), "znver4")
+    check_carry_save(layer_assembly(kernels.table()[name], ConvParams.parse(case), "znver4"))
+
+
+def check_carry_save(text: str) -> None:
+    """The loops over chains are all that the algorithm needs."""
     chains = inner_loops(text, "vpternlogd")
     full = [body for body in chains if count(body, "vpternlogd") == 8]
     assert full  # 8 vectors of counts, 3 words
@@ -108,10 +113,8 @@ def test_carry_save_loop_takes_eight_vector_instructions_for_three_words(
         assert count(body, "vpxord") == 24
         assert count(body, "vpopcntd") == 16
         assert count(body, "vpaddd") + count(body, "vpsubd") == 16
-        assert len(body) <= 64 + 6 + 12 + 12  # broadcasts and weights, addresses, loop control
-        # The sums of words are on the stack; nothing else is.
-        stack = [line for line in body if "(%rsp" in line or "(%rbp)" in line]
-        assert all(re.search(r"vpbroadcastd|\{1to16\}", line) for line in stack)
+        assert len(body) <= 64 + 6 + 12 + 5  # weights, broadcasts, loop control
+        assert not any("(%rsp" in line or "(%rbp)" in line for line in body)
 
 
 @pytest.mark.parametrize(

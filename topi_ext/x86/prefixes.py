@@ -17,7 +17,7 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx import Stmt
 
-from ..emit import let, loop, private, seq, vload, vstore
+from ..emit import let, loop, private, seq, view, vload, vstore
 from ..lanes_writer import LANES, WORD
 from ..params import ConvParams
 from ..pixel_tiles import Chunk, Place
@@ -45,9 +45,8 @@ class Prefixes:
     def declare(self, pixels: int) -> list[Stmt]:
         """The buffers of a thread, for chunks of `pixels` output pixels."""
         stmts: list[Stmt] = []
-        shape = (_whole(_rows(self.params, pixels) * self.row),)
-        # Buffers for each entry: their places on the stack are constants, an index serves them all.
-        self.sums = [private("prefixes", shape, "uint32", stmts) for _ in range(CHAIN)]
+        self.size = _whole(_rows(self.params, pixels) * self.row)
+        self.sums = private("prefixes", (CHAIN * self.size,), "uint32", stmts)
         self.there = private("there", (1,), "int32", stmts)
         stmts.append(tirx.BufferStore(self.there, -1, [0]))
         return stmts
@@ -69,6 +68,7 @@ class Prefixes:
         body.append(loop(full, lambda i: self._store(base, i * LANES, LANES), "i"))
         rest = tirx.max(words - full * LANES, 0)
         body.append(loop(rest, lambda i: self._store(base, full * LANES + i, 1), "i"))
+        body.append(self._publish())
         missing = tirx.NE(tirx.BufferLoad(self.there, [0]), chunk.number)
         stmts.append(tirx.IfThenElse(missing, seq(body), None))
         return stmts
@@ -82,7 +82,7 @@ class Prefixes:
             place = place if size > 1 else tirx.min(place, self.total - 1)
             word = vload(self.data, [0, 0, 0, place], size)
             value = let("sum", word if value is None else value ^ word, stmts)
-            stmts.append(vstore(self.sums[j], value, [at], size))
+            stmts.append(vstore(self.sums, value, [j * self.size + at], size))
         return seq(stmts)
 
     def under(self, at: Place, group: Any, stmts: list[Stmt]) -> Callable[..., Any]:
@@ -91,14 +91,24 @@ class Prefixes:
         n, y, x = at
         row = n * p.hp + y * p.stride[0] - self.begin
         first = row * self.row + x * p.stride[1] * self.pixel + group * p.words(WORD)
-        # No `view`: LLVM is told that what is reached by its pointer is written by no other.
-        begin = let("first", first, stmts)
+        words = view(self.sums, [first], stmts)
 
         def entry(j: int, ky: Any, kx: Any, k: Any) -> Any:
             tap = ky * p.dilation[0] * self.row + kx * p.dilation[1] * self.pixel
-            return tirx.Broadcast(tirx.BufferLoad(self.sums[j], [begin + tap + k]), LANES)
+            return tirx.Broadcast(tirx.BufferLoad(words, [tap + k + j * self.size]), LANES)
 
         return entry
+
+    def _publish(self) -> Stmt:
+        """What keeps the stores before the loads of `under`.
+
+        TVM tells LLVM that memory reached by two pointers is never the same. A prefetch counts as
+        reading and writing what it points into.
+        """
+        first = tirx.address_of(tirx.BufferLoad(self.sums, [0]))
+        read, keep, data = (tirx.const(value, "int32") for value in (0, 3, 1))
+        call = tirx.call_llvm_intrin("void", "llvm.prefetch", first, read, keep, data)
+        return tirx.Evaluate(call)
 
 
 def _whole(words: int) -> int:
