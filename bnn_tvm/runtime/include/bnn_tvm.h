@@ -103,7 +103,7 @@ BNN_API void bnn_destroy(bnn_context *context);
 /* Runs the model once. `inputs` and `outputs` hold one pointer for each input and output, in the
  * order of bnn_input and bnn_output. Outputs must not overlap inputs or each other. Pointers that
  * are multiples of 8, as malloc's are, are used as they are; others cost a copy. The results do not
- * depend on the number of threads. */
+ * depend on the number of threads. The calling thread needs 256 KB of stack. */
 BNN_API bnn_status bnn_run(bnn_context *context, const void *const *inputs, void *const *outputs);
 /* The same, and writes bnn_num_layers() times in milliseconds to `layer_ms`: 0 for a
  * call that this context does not make. */
