@@ -1,6 +1,6 @@
 """Single binary layers, from floats to floats, beside onnxruntime and OpenVINO.
 
-    python -m benchmarks.layer_peers [--threads N] [--repeat N] [--json]
+    python -m benchmarks.layer_peers [--threads N] [--repeat N] [--plot FILE.png] [--json]
 
 The layers of the dabnn benchmark list, each as an ONNX model of its own: sign, binary convolution
 with zero padding, batch norm, global average pool. All sides take NCHW floats and are timed in
@@ -25,6 +25,7 @@ from benchmarks import openvino_model, peers
 from benchmarks.console import table_console
 from benchmarks.network_builder import Builder
 from benchmarks.networks import sample_input
+from benchmarks.plot import add_plot, check_plot, draw_bars
 from benchmarks.timing import Times, cpu_name, relative_error, time_in_turns
 
 TOLERANCE = 1e-5
@@ -140,9 +141,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=1, help="of all (default 1)")
     parser.add_argument("--repeat", type=int, default=200, help="timed runs of each, at least")
+    add_plot(parser, "the times")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     args = parser.parse_args(argv)
+    check_plot(parser, args.plot)
     results = [measure(layer, args.threads, args.repeat) for layer in LAYERS]
+    if args.plot:
+        sides = {
+            label: [r.times[side].min_ms for r in results]
+            for side, label in NAMES.items()
+            if side in results[0].times
+        }
+        title = f"{cpu_name()}, {args.threads} thread(s)"
+        names = [r.layer for r in results]
+        draw_bars(args.plot, names, sides, "milliseconds (minimum)", title, "%.3f", log=True)
     if args.json:
         rows = [{**asdict(r), "agrees": r.agrees} for r in results]
         print(json.dumps({"cpu": cpu_name(), "threads": args.threads, "layers": rows}))

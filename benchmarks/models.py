@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
-import importlib.util
 import json
 import os
 import sys
@@ -33,6 +32,7 @@ import numpy as np
 from benchmarks import openvino_model, peers
 from benchmarks.console import table_console
 from benchmarks.networks import NETWORKS, count_macs, sample_input
+from benchmarks.plot import add_plot, check_plot, plot
 from benchmarks.timing import Times, cpu_name, relative_error, time_in_turns
 
 if TYPE_CHECKING:
@@ -218,18 +218,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=48, help="timed runs of each, at least")
     parser.add_argument("--size", type=int, default=224, help="height and width of the input")
     parser.add_argument("--layers", action="store_true", help="also show the time of each layer")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the times into a PNG file")
+    add_plot(parser, "the times")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     args = parser.parse_args(argv)
-    if args.plot and importlib.util.find_spec("matplotlib") is None:
-        parser.error("--plot needs matplotlib: pip install '.[bench]'")
+    check_plot(parser, args.plot)
     results = [
         measure(name, args.size, args.threads, args.repeat, args.layers)
         for name in ([args.only] if args.only else NETWORKS)
     ]
     if args.plot:
-        from benchmarks.plot import plot
-
         plot(results, args.threads, args.plot)
     if args.json:
         networks = [{**asdict(r), "agrees": r.agrees, "scaling": r.scaling} for r in results]

@@ -1,7 +1,9 @@
-"""What was measured of whole networks as bars in a PNG file."""
+"""What was measured as bars in a PNG file, by the option --plot."""
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,17 @@ from benchmarks.timing import cpu_name
 
 if TYPE_CHECKING:
     from benchmarks.models import Result
+
+
+def add_plot(parser: argparse.ArgumentParser, what: str) -> None:
+    """The option --plot; what: that is drawn."""
+    parser.add_argument("--plot", type=Path, metavar="FILE", help=f"draw {what} into a PNG file")
+
+
+def check_plot(parser: argparse.ArgumentParser, path: Path | None) -> None:
+    """End the program, before anything is measured, if a plot is wanted that cannot be drawn."""
+    if path and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install '.[bench]'")
 
 
 def plot(results: list[Result], threads: int, path: Path) -> None:

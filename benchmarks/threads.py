@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.util
 import json
 import os
 import sys
@@ -31,10 +30,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import openvino_model, peers
+from benchmarks import peers
 from benchmarks.console import table_console
 from benchmarks.models import TOLERANCE
 from benchmarks.networks import NETWORKS, sample_input
+from benchmarks.plot import add_plot, check_plot, draw_bars
 from benchmarks.timing import BLOCK, cpu_name, relative_error
 
 #: Measured by default: those whose scaling has a goal.
@@ -122,7 +122,7 @@ def measure(name: str, size: int, threads: int, rounds: int) -> Result:
 
     proto = NETWORKS[name](size=size)
     x = sample_input(proto)
-    others = {count: _peers(proto, count) for count in (1, threads)}
+    others = {count: peers.runners(proto, count) for count in (1, threads)}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as callers:
         path = str(Path(folder) / f"{name}.so")
         bnn_tvm.compile_model(proto, target="host").save(path.removesuffix(".so"))
@@ -143,25 +143,18 @@ def measure(name: str, size: int, threads: int, rounds: int) -> Result:
                 blocks[f"{peer} {count}"] = timed(_bind(run, x))
         times = blocks_in_turns(blocks, rounds)
     reference = theirs[1]["fp32"]
-    compared = [outputs[1], *(y for found in theirs.values() for y in found.values())]
+    exact = [y for found in theirs.values() for peer, y in found.items() if peer != "int8"]
     alone, at_once = (np.median(times[key], axis=1) for key in ("C 1", "copies"))
     return Result(
         network=name,
         equal=outputs[1].tobytes() == outputs[threads].tobytes(),
-        max_rel_error=float(np.max([relative_error(y, reference) for y in compared])),
+        max_rel_error=float(np.max([relative_error(y, reference) for y in [outputs[1], *exact]])),
         copies=float(threads * np.median(alone / at_once)),
         sides={
             side: Side.of(times[f"{side} 1"], times[f"{side} {threads}"])
             for side in ("run", "C", *others[1])
         },
     )
-
-
-def _peers(proto: Any, threads: int) -> dict[str, peers.Runner]:
-    found = {"fp32": peers.onnxruntime_runner(proto, threads)}
-    if openvino_model.installed():
-        found["openvino"] = openvino_model.runner(proto, threads)
-    return found
 
 
 def _bind(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
@@ -184,6 +177,7 @@ LABELS = {
     "run": "bnn_tvm, Model.run",
     "C": "bnn_tvm, C call",
     "fp32": "onnxruntime fp32",
+    "int8": "onnxruntime int8",
     "openvino": "OpenVINO BinaryConvolution",
 }
 
@@ -221,20 +215,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="compared with one (default 2)")
     parser.add_argument("--rounds", type=int, default=60, help="blocks of each (default 60)")
     parser.add_argument("--size", type=int, default=224, help="height and width of the input")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios into a PNG file")
+    add_plot(parser, "the ratios")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     args = parser.parse_args(argv)
     if args.threads < 2:
         parser.error("--threads must be at least 2")
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
-    if args.plot and importlib.util.find_spec("matplotlib") is None:
-        parser.error("--plot needs matplotlib: pip install '.[bench]'")
+    check_plot(parser, args.plot)
     names = [args.only] if args.only else GOAL_NETWORKS
     results = [measure(name, args.size, args.threads, args.rounds) for name in names]
     if args.plot:
-        from benchmarks.plot import draw_bars
-
         sides = {LABELS[k]: [r.sides[k].ratio_median for r in results] for k in results[0].sides}
         sides[f"{args.threads} copies at once"] = [r.copies for r in results]
         title = f"{cpu_name()}, {args.threads} threads"

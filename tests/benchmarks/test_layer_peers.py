@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +40,13 @@ def test_a_wrong_result_is_said_and_fails(
     monkeypatch.setattr(layer_peers, "measure", lambda *_: replace(right, errors={"openvino": 0.1}))
     assert layer_peers.main([]) == 1
     assert "WRONG" in capsys.readouterr().out
+
+
+def test_a_plot_is_a_png(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib, from the extra bench")
+    times = dict.fromkeys(("bnn_tvm", "fp32", "int8"), Times(1.0, 2.0, 3.0))
+    result = layer_peers.Result("a layer", 1, times, {"bnn_tvm": 0.0}, {"bnn_tvm": 0.5})
+    monkeypatch.setattr(layer_peers, "measure", lambda *_: result)
+    path = tmp_path / "times.png"
+    assert layer_peers.main(["--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -88,4 +88,4 @@ def test_a_network_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert threads.main(command) == 0
     (result,) = json.loads(capsys.readouterr().out)["networks"]
     assert result["agrees"] and result["equal"] and result["copies"] > 0
-    assert {"run", "C", "fp32"} <= result["sides"].keys()
+    assert {"run", "C", "fp32", "int8"} <= result["sides"].keys()
