@@ -22,8 +22,7 @@ between the rows of taps, one loop of tiles in steps of their pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,42 +41,13 @@ from ..params import ConvParams
 from . import neon
 from .addends import FEW, Copies
 from .cores import Core, core_of
+from .depthwise_tiles import PIXELS, Row, Tile, runs, suits, tile_at, tile_pixels
 
-PIXELS = 7  # most of a tile; divides the rows of most networks
 MOST_WITH_OPERANDS = 4  # pixels, where an unrolled kernel's epilogue reads vectors of its own
 VECTORS = 2  # of channels: 14 sums, the weights of three taps and some inputs fit 32 registers
 REGISTER_BYTES = 16
-MOST_TAPS = 7  # of a row, whose code is unrolled
 UNROLLED_TAPS = 9  # most in one copy of the code
-MOST_BORDERS = 6  # tiles with code of their own
 COPIED_BYTES = 16 * 1024  # most for copies of an addend: they share the first cache with the rows
-
-
-@dataclass(frozen=True)
-class _Row:
-    """Row `y` of image `n`, whose taps begin at input row `top`; those from `first` to before
-    `last` are inside of the input.
-    """
-
-    n: Any
-    y: Any
-    top: Any
-    first: Any
-    last: Any
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """Output pixels of a row: `count` of them from `x` on, which is a number at a border.
-
-    taps: the input columns, counted from `column`, that are inside of the input, and for each the
-    pairs of (pixel, tap) that meet it.
-    """
-
-    x: Any
-    count: int
-    column: Any
-    taps: dict[int, list[tuple[int, int]]]
 
 
 def schedule(func: PrimFunc, target: Target) -> PrimFunc:
@@ -88,40 +58,6 @@ def schedule(func: PrimFunc, target: Target) -> PrimFunc:
         if suits(params):
             return _Writer(epilogue, params, core_of(target)).write()
     return depthwise.schedule(func, target)
-
-
-def suits(params: ConvParams) -> bool:
-    """Whether the tiles are for this shape.
-
-    One filter per channel, kernels that are not wide, few tiles at the borders, and no pixel whose
-    taps are all beyond the input.
-    """
-    p = params
-    if p.co != p.ci or p.kw > MOST_TAPS:
-        return False
-    rows = (_inside(y, p.kh, p.h, p.stride[0], p.dilation[0], p.pads[0]) for y in range(p.ho))
-    columns = [_inside(x, p.kw, p.w, p.stride[1], p.dilation[1], p.pads[1]) for x in range(p.wo)]
-    if not all(rows) or not all(columns):
-        return False
-    height = tile_pixels(p)
-    borders = [x for x in range(0, p.wo, height) if _at_border(p, x, min(height, p.wo - x))]
-    return len(borders) <= MOST_BORDERS
-
-
-def tile_pixels(params: ConvParams, most: int = PIXELS) -> int:
-    """Pixels of a tile: a row in as few tiles as possible, all of about one size."""
-    return -(-params.wo // -(-params.wo // most))
-
-
-def _inside(at: int, taps: int, size: int, stride: int, dilation: int, pad: int) -> list[int]:
-    """The taps of an output row or column that are inside of the input."""
-    return [k for k in range(taps) if 0 <= at * stride + k * dilation - pad < size]
-
-
-def _at_border(p: ConvParams, x: int, count: int) -> bool:
-    first = x * p.stride[1] - p.pads[1]
-    last = (x + count - 1) * p.stride[1] + (p.kw - 1) * p.dilation[1] - p.pads[1]
-    return first < 0 or last >= p.w
 
 
 class _Writer:
@@ -173,62 +109,29 @@ class _Writer:
         below = p.h - (p.kh - 1) * p.dilation[0]  # the first `top` with a tap below the input
         rest = (p.ho - 1) * p.stride[0] - p.pads[0]  # the last `top`
         if p.pads[0] == 0 and rest < below:
-            return seq([*stmts, self._tiles(_Row(n, y, top, 0, p.kh))])
+            return seq([*stmts, self._tiles(Row(n, y, top, 0, p.kh))])
         gap = p.dilation[0]
         border: list[Stmt] = []
         first = let("first", (tirx.max(-top, 0) + (gap - 1)) // gap, border)
         last = let("last", tirx.min((p.h - 1 - top) // gap + 1, p.kh), border)
-        border.append(self._tiles(_Row(n, y, top, first, last)))
-        whole = self._tiles(_Row(n, y, top, 0, p.kh))
+        border.append(self._tiles(Row(n, y, top, first, last)))
+        whole = self._tiles(Row(n, y, top, 0, p.kh))
         stmts.append(tirx.IfThenElse(tirx.all(top >= 0, top < below), whole, seq(border)))
         return seq(stmts)
 
-    def _tiles(self, row: _Row) -> Stmt:
+    def _tiles(self, row: Row) -> Stmt:
         stmts = []
-        for start, count, tiles in self._runs():
+        for start, count, tiles in runs(self.params, self.pixels):
 
             def one(t: Any, start: int = start, count: int = count) -> Stmt:
                 body: list[Stmt] = []
                 x = let("x", start + t * count, body)
-                return seq(body + self._channels(row, self._tile(x, start, count)))
+                return seq(body + self._channels(row, tile_at(self.params, x, start, count)))
 
             stmts.append(loop(tiles, one, "t"))
         return seq(stmts)
 
-    def _runs(self) -> Iterator[tuple[int, int, int]]:
-        """(first pixel, pixels of a tile, tiles) of neighbouring tiles that share their code."""
-        p, height = self.params, self.pixels
-        run: tuple[int, int, int] | None = None
-        for x in range(0, p.wo, height):
-            count = min(height, p.wo - x)
-            alone = _at_border(p, x, count)
-            if run and not alone and run[1] == count:
-                run = (run[0], count, run[2] + 1)
-                continue
-            if run:
-                yield run
-            run = None if alone else (x, count, 1)
-            if alone:
-                yield x, count, 1
-        if run:
-            yield run
-
-    def _tile(self, x: Any, start: int, count: int) -> _Tile:
-        """The tile at `x`, whose code is that of the one at `start`."""
-        p = self.params
-        left = start * p.stride[1] - p.pads[1]
-        taps: dict[int, list[tuple[int, int]]] = {}
-        for pixel in range(count):
-            for kx in range(p.kw):
-                column = pixel * p.stride[1] + kx * p.dilation[1]
-                if 0 <= left + column < p.w:
-                    taps.setdefault(column, []).append((pixel, kx))
-        # No address may lie before the input.
-        base = min(taps)
-        column = x * p.stride[1] + (base - p.pads[1])
-        return _Tile(x, count, column, {at - base: taps[at] for at in sorted(taps)})
-
-    def _channels(self, row: _Row, tile: _Tile) -> list[Stmt]:
+    def _channels(self, row: Row, tile: Tile) -> list[Stmt]:
         """The tile for all channels: blocks of whole vectors, then ever narrower ones."""
         stmts: list[Stmt] = []
         lanes = REGISTER_BYTES // np.dtype(self.dtype).itemsize
@@ -250,7 +153,7 @@ class _Writer:
             channel += blocks * step
         return stmts
 
-    def _block(self, row: _Row, tile: _Tile, channel: Any, vectors: int, lanes: int) -> list[Stmt]:
+    def _block(self, row: Row, tile: Tile, channel: Any, vectors: int, lanes: int) -> list[Stmt]:
         """One tile of pixels x channels: reduction, then epilogue."""
         p = self.params
         stmts: list[Stmt] = []

@@ -14,7 +14,7 @@ from benchmarks import arm64_program
 from benchmarks.arm64_program import Case, Prepared
 from bnn_tvm.export.kernels_abi import lower
 from tests.topi_ext import float_case
-from topi_ext.arm_cpu.depthwise import suits
+from topi_ext.arm_cpu.depthwise_tiles import suits
 from topi_ext.kernels import Kernel, select, table
 from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
