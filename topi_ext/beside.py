@@ -23,10 +23,9 @@ from tvm_ffi import structural_map
 from .bitpack import UNIT, border_word, threshold_of
 from .emit import VECTORIZED, bitcast, let, local, loop, mask_bits, seq, splat, vload, vstore
 from .epilogue import extract_epilogue, find_stage, holds_stage, leaf_blocks
-from .kernels import KERNEL, PARAMS, STAGE, Kernel, table
+from .kernels import KERNEL, PACK, PARAMS, STAGE, Kernel, table
 from .params import ConvParams
 
-PACK = "pack"  # the stage
 Element = Callable[[Any], tirx.BufferStore]
 FILL = 16  # most words of a border that are stored at once
 

@@ -13,11 +13,10 @@ from tvm.tirx import PrimFunc, Stmt
 
 from .emit import PARALLEL, SERIAL, bitcast, let, local, loop, mask_bits, seq, splat, vload, vstore
 from .epilogue import find_stage, leaf_blocks
-from .kernels import KERNEL, PARAMS, STAGE, Kernel
+from .kernels import KERNEL, PACK, PARAMS, STAGE, Kernel
 from .parallel import PARALLEL_ELEMENTS
 from .params import ConvParams
 
-PACK = "pack"
 UNIT = 32  # numbers compared at once
 
 
@@ -65,7 +64,7 @@ def pack(
         inside = tirx.all(y >= top, y < top + p.h, xx >= left, xx < left + p.w)
         return tirx.if_then_else(inside, value, border_word(p, word_bits, k))
 
-    attrs = {KERNEL: PACK, STAGE: "pack", PARAMS: str(p), "bnn.word_bits": word_bits}
+    attrs = {KERNEL: PACK, STAGE: PACK, PARAMS: str(p), "bnn.word_bits": word_bits}
     limit = 0.0 if isinstance(threshold, te.Tensor) else float(threshold)
     attrs["bnn.threshold"] = repr(limit)
     return te.compute((p.n, p.hp, p.wp, p.groups * cw), word, name="pack", attrs=attrs)
@@ -105,7 +104,7 @@ def schedule(func: PrimFunc, target: Target, kind: type[Writer] | None = None) -
     kind: who writes them, for a target with instructions of its own.
     """
     sch = s_tir.Schedule(func)
-    block = sch.get(find_stage(sch, "pack"))
+    block = sch.get(find_stage(sch, PACK))
     if len(leaf_blocks(sch)) > 1:
         return _schedule_fused(sch)
     by_type = {(len(r.source.ty.shape), str(r.source.ty.dtype)): r.source for r in block.reads}
@@ -129,7 +128,7 @@ def threshold_of(block: Any, by_type: dict[tuple[int, str], tirx.Buffer]) -> Any
 
 def _schedule_fused(sch: s_tir.Schedule) -> PrimFunc:
     """Inline what is fused before the packing; one word at a time, rows in parallel."""
-    name = sch.get(find_stage(sch, "pack")).name_hint
+    name = sch.get(find_stage(sch, PACK)).name_hint
     for other in leaf_blocks(sch):
         if sch.get(other).name_hint != name:
             sch.compute_inline(other)

@@ -17,7 +17,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm.tirx import PrimFunc
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
-from .kernels import STAGE
+from .kernels import PACK, STAGE
 
 
 def leaf_blocks(sch: Schedule) -> list[SBlockRV]:
@@ -47,7 +47,7 @@ def inline_epilogue(sch: Schedule, anchor: SBlockRV) -> SBlockRV:
     """
     name = sch.get(anchor).name_hint
     blocks = [sch.get(block) for block in leaf_blocks(sch)]
-    names = [b.name_hint for b in blocks if b.annotations.get(STAGE) != "pack"]
+    names = [b.name_hint for b in blocks if b.annotations.get(STAGE) != PACK]
     behind = names[names.index(name) + 1 :]
     for block in behind[:-1]:
         sch.compute_inline(sch.get_sblock(block))

@@ -25,6 +25,7 @@ from .params import ConvParams
 KERNEL = "bnn.kernel"  # name of the row; or of the op: then the target's best row schedules it
 STAGE = "bnn.stage"  # "acc" for the block with the reduction, else the kernel's own word
 PARAMS = "bnn.params"  # str(ConvParams)
+PACK = "pack"  # the op that packs floats, and the stage of its block
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from tvm import relax, tirx
 from tvm.ir import IRModule
 
 from bnn_tvm.lower.fuse import Fused, bindings
-from topi_ext.beside import PACK, join, refusal
+from topi_ext.beside import join, refusal
 from topi_ext.epilogue import holds_stage
+from topi_ext.kernels import PACK
 
 
 @dataclass

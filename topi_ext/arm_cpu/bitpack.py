@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import bitpack
-from ..bitpack import PACK, Conditions
-from ..kernels import Kernel
+from ..bitpack import Conditions
+from ..kernels import PACK, Kernel
 from . import neon
 
 
