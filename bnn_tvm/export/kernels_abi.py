@@ -117,6 +117,7 @@ def lower(mod: IRModule, target: Target) -> IRModule:
         tt.NarrowDataType(32),
         st.LoopPartition(),
         tt.VectorizeLoop(True),
+        _joined_maxima(target),
         tt.StorageRewrite(),
         st.HoistIfThenElse(),
         tt.UnrollLoop(),
@@ -135,6 +136,21 @@ def lower(mod: IRModule, target: Target) -> IRModule:
     ]
     with target:
         return tvm.ir.transform.Sequential(passes)(mod)
+
+
+def _joined_maxima(target: Target) -> tvm.transform.Pass:
+    """The pass that has arm64 take maxima of float vectors in one instruction."""
+    import tvm
+
+    from topi_ext.arm_cpu.maxima import join_maxima
+
+    @tvm.transform.module_pass(opt_level=0, name="bnn_tvm.JoinMaxima")
+    def _pass(mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        for gvar, func in list(mod.functions.items()):
+            mod.update_func(gvar, join_maxima(func, target))
+        return mod
+
+    return _pass
 
 
 def _raw_parameters() -> tvm.transform.Pass:

@@ -35,6 +35,10 @@ def unary(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
         expr = _cast(b, stored, data.dtype, node.outputs[0])
     elif node.op_type == "IsInf":
         expr = _is_inf(b, node, stored)
+    elif node.op_type == "LeakyRelu":
+        alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 0.01
+        slope = np.asarray(alpha, stored.ty.dtype.dtype)
+        expr = _prelu(b, stored, relax.const(slope), slope)
     else:
         args = [stored, *(b.stored(v) if v is not None else None for v in inputs[1:])]
         expr = convert(b, node, args)[0]
@@ -74,15 +78,25 @@ def broadcast(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
     args = [_aligned(b, value, order) for value in inputs]
     if node.op_type == "PRelu":
         x, slope = args
-        zero = relax.const(np.zeros((), x.ty.dtype.dtype))
-        product = b.emit(relax.op.multiply(x, slope))
-        positive = b.emit(relax.op.greater_equal(x, zero))
-        expr = b.emit(relax.op.where(positive, x, product))
+        expr = _prelu(b, x, slope, inputs[1].array)
     elif node.op_type == "Equal" and inputs[0].dtype == "bool":
         expr = b.emit(relax.op.logical_not(b.emit(relax.op.logical_xor(*args))))
     else:
         expr = convert(b, node, args)[0]
     return [b.new(expr, shape, expr.ty.dtype.dtype, order)]
+
+
+def _prelu(b: Builder, x: relax.Expr, slope: relax.Expr, slopes: np.ndarray | None) -> relax.Expr:
+    """x where it is at least 0, else slope * x.
+
+    With slopes above 0 and of at most 1 that is the larger of the two, to the bit: rounding keeps
+    order and signs. A slope of 0 would make NaN of infinity.
+    """
+    product = b.emit(relax.op.multiply(x, slope))
+    if slopes is not None and bool(np.all((slopes > 0) & (slopes <= 1))):
+        return b.emit(relax.op.maximum(x, product))
+    zero = relax.const(np.zeros((), x.ty.dtype.dtype))
+    return b.emit(relax.op.where(b.emit(relax.op.greater_equal(x, zero)), x, product))
 
 
 def _common_order(inputs: list[Value], rank: int) -> Order:

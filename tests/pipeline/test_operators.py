@@ -109,7 +109,7 @@ FORMS = {
     "Neg": "y0 = Neg(x) y1 = Neg(i)",
     "Not": "y0 = Not(b)",
     "Or": "y0 = Or(b, d)",
-    "PRelu": "y0 = PRelu(x, c1) y1 = PRelu(x, one)",
+    "PRelu": "y0 = PRelu(x, c1) y1 = PRelu(x, one) y2 = PRelu(s, c1) y3 = PRelu(x, z)",
     "Pow": "y0 = Pow(p, z) y1 = Pow(x, ktwo) y2 = Pow(x, kthree)",
     "Reciprocal": "y0 = Reciprocal(p)",
     "Relu": "y0 = Relu(x)",
@@ -307,6 +307,38 @@ def test_every_operator_of_the_table_is_here() -> None:
     assert set(FORMS) | ELSEWHERE == set(OPERATORS)
     for op, body in FORMS.items():
         assert op in {node.op_type for node in model_of(body).graph.node}
+
+
+SLOPES = {
+    "up to one": ("PRelu(s, slope)", [1, 0.25, 1e-30, 0.5, 0.75, 0.01], True),
+    "above one": ("PRelu(s, slope)", [1, 0.25, 1.5, 0.5, 0.75, 0.01], False),
+    "zero": ("PRelu(s, slope)", [0, 0.25, 1, 0.5, 0.75, 0.01], False),
+    "below zero": ("PRelu(s, slope)", [1, 0.25, -0.5, 0.5, 0.75, 0.01], False),
+    "leaky": ("LeakyRelu<alpha=0.25>(s)", [0.25] * 6, True),
+    "leaky by default": ("LeakyRelu(s)", [0.01] * 6, True),
+    "leaky above one": ("LeakyRelu<alpha=1.5>(s)", [1.5] * 6, False),
+}
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_prelu_is_a_maximum_where_that_is_the_same_to_the_bit(name: str) -> None:
+    text, slopes, larger = SLOPES[name]
+    slope = np.asarray(slopes, np.float32).reshape(6, 1, 1)
+    model = model_of(f"y = {text}")
+    if "slope" in text:
+        model.graph.initializer.append(numpy_helper.from_array(slope, "slope"))
+    special = feeds()["s"]
+    special[:, :, 0] = [0.0, -0.0, np.inf, -np.inf, np.nan]
+    spec = resolve(CompileOptions(target="x86_64"))
+    program = pipeline.build(prepare(model).model, spec)
+    (call,) = program.calls
+    assert ("T.max(" in str(program.module[call.symbol])) == larger
+    (got,) = run_program(program, spec.tvm_target(), {"s": special})
+    with np.errstate(invalid="ignore"):
+        wanted = np.where(special >= 0, special, special * slope)
+    np.testing.assert_array_equal(got, wanted)
+    known = ~np.isnan(wanted)
+    np.testing.assert_array_equal(np.signbit(got[known]), np.signbit(wanted[known]))
 
 
 @pytest.mark.parametrize("op", sorted(FORMS))

@@ -39,6 +39,16 @@ def sli(low: Any, high: Any, place: int) -> Any:
     return _call("vsli.v8i16", "uint16x8", low, high, tirx.const(place, "int32"))
 
 
+def maxnum(a: Any, b: Any) -> Any:
+    """The larger of two floats, lane by lane; of a NaN and a number the number."""
+    return _float("maxnum", a, b)
+
+
+def minnum(a: Any, b: Any) -> Any:
+    """The smaller of two floats, lane by lane; of a NaN and a number the number."""
+    return _float("minnum", a, b)
+
+
 def constant(octets: bytes, dtype: str) -> Any:
     """A constant of 16 bytes as a vector of `dtype`."""
     halves = [tirx.const(int(v), "uint64") for v in np.frombuffer(octets, "<u8")]
@@ -88,6 +98,11 @@ def join(conditions: list[Any], lanes: int, unit: int) -> Any:
     """Vectors of sixteen conditions side by side as an unsigned integer of `unit` bits."""
     value = gather([bit_of_byte(condition) for condition in conditions])
     return value if value.ty.dtype == f"uint{unit}" else value.astype(f"uint{unit}")
+
+
+def _float(name: str, a: Any, b: Any) -> Any:
+    intrinsic = T.llvm_lookup_intrinsic_id(f"llvm.{name}")
+    return T.call_llvm_pure_intrin(intrinsic, a, b, dtype=a.ty.dtype)
 
 
 def _call(name: str, dtype: str, *args: Any) -> Any:
