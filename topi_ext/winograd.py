@@ -19,7 +19,7 @@ import numpy as np
 from tvm import te, tirx
 from tvm.target import Target
 
-from .kernels import Kernel, table
+from .kernels import Kernel, short, table
 from .params import ConvParams
 from .winograd_axis import WinogradAxis
 from .winograd_cost import cost
@@ -36,7 +36,8 @@ def winograd_conv2d(
     plan: WinogradPlan,
     kernel: Kernel,
 ) -> te.Tensor:
-    """Convolution of float32 data [n, hp, wp, ci], already padded: float32 [n, ho, wo, co].
+    """Convolution of data [n, hp, wp, ci], already padded: [n, ho, wo, co], both of the kernel's
+    dtype.
 
     weights: `plan.pack_weights`; coefficients: `plan.coefficients`, which only a function that
     cannot be scheduled by tiles reads. Raises ValueError if data is not of the padded shape.
@@ -78,7 +79,7 @@ def winograd_conv2d(
         width = plan.group_channels
         weight = weights[o // width, row, o % width]
         product = data[n, line, column, c] * weight * (forward * back)
-        return te.sum(tirx.Select(valid, product, tirx.const(0, "float32")), list(axes.values()))
+        return te.sum(tirx.Select(valid, product, tirx.const(0, kernel.dtype)), list(axes.values()))
 
     acc = te.compute(p.out_shape, element, name="winograd", attrs=kernel.annotations("acc", p))
     # An epilogue is always there: what follows is fused behind a block of its own.
@@ -130,7 +131,7 @@ def _weight_row(plan: WinogradPlan, i: Any, j: Any, py: Any, px: Any, c: Any) ->
 
 def winograd_kernel(isa: str, tile: WinogradTile) -> Kernel:
     """The table's row of a conv2d kernel by Winograd tiles."""
-    name = f"conv2d_f32_{isa}_winograd_{tile.tiles}x{tile.channels}"
+    name = f"conv2d_{short(tile.dtype)}_{isa}_winograd_{tile.tiles}x{tile.channels}"
 
     def compute(data: te.Tensor, *packed: te.Tensor, params: ConvParams) -> te.Tensor:
         weights, coefficients = packed
@@ -152,6 +153,7 @@ def winograd_kernel(isa: str, tile: WinogradTile) -> Kernel:
         pack_weights=pack_weights,
         compute=compute,
         schedule=lambda func, target: schedule_winograd(func, tile),
+        dtype=tile.dtype,
         tile={"pixels": tile.tiles * 2, "channels": tile.channels},
         reassociates=True,
         rank=rank,

@@ -33,7 +33,7 @@ def cost(plan: WinogradPlan) -> int:
     outwards = vectors * tile.tiles * (back / 2 + plan.count / 8 + outputs)
     passes = -(-plan.groups // plan.held_groups) if plan.chunks > 1 else 1
     inwards = tile.tiles * passes * (_input_cycles(plan) + 10 * plan.chunks)
-    weights = 4 * plan.groups * plan.group_channels * plan.depth * p.ci
+    weights = tile.itemsize * plan.groups * plan.group_channels * plan.depth * p.ci
     stream = weights * tile.stream_cycles if weights > CACHED_BYTES else 0.0
     return math.ceil(100 * plan.blocks * (products + outwards + inwards + stream) / p.taps)
 

@@ -12,6 +12,7 @@ from .params import ConvParams
 from .winograd_axis import Matrix, WinogradAxis
 
 OUTPUTS = 2  # outputs of a tile along an axis; more of them would round worse
+STEP = 4  # products of one step where inputs are broadcast
 # What a block of tiles may take of a thread's stack.
 STACK_BYTES = 96 * 1024
 
@@ -22,7 +23,7 @@ class WinogradTile:
 
     `by_lane`: multiply by one lane of a loaded vector of inputs (the Arm form); else inputs are
     broadcast one by one. `stream_cycles`: cycles of a byte of weights from beyond the second-level
-    cache.
+    cache. `dtype`: of data, weights, sums and results.
     """
 
     tiles: int
@@ -30,6 +31,17 @@ class WinogradTile:
     lanes: int
     by_lane: bool = False
     stream_cycles: float = 0.02
+    dtype: str = "float32"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def step(self) -> int:
+        """Products of one step of a sum: what a vector of inputs holds."""
+        return self.lanes if self.by_lane else STEP
 
 
 @dataclass(frozen=True)
@@ -146,12 +158,12 @@ class WinogradPlan:
     @property
     def product_bytes(self) -> int:
         """What the products of a block of tiles and of output channels take."""
-        return 4 * self.count * self.tile.tiles * self.group_channels
+        return self.tile.itemsize * self.count * self.tile.tiles * self.group_channels
 
     def _bytes(self, channels: int) -> int:
         """What the inputs of a block of tiles take, before and after the transform along x."""
         chunk = Chunk(self, channels)
-        return 4 * (chunk.floats + sum(self.y.sizes) * chunk.row_stride)
+        return self.tile.itemsize * (chunk.floats + sum(self.y.sizes) * chunk.row_stride)
 
     @cached_property
     def chunk_size(self) -> int:
@@ -204,16 +216,16 @@ class WinogradPlan:
         return self.depth * first + row * size + c - first
 
     def pack_weights(self, w: np.ndarray) -> np.ndarray:
-        """float32 [co, ci, kh, kw] to float32 [groups, ci * depth, channels]: G w G^T, rounded
-        once.
+        """float32 [co, ci, kh, kw] to [groups, ci * depth, channels] of the tile's dtype: G w G^T,
+        rounded once.
         """
         p, width = self.params, self.group_channels
-        out = np.zeros((self.depth * p.ci, self.groups * width), np.float32)
+        out = np.zeros((self.depth * p.ci, self.groups * width), self.tile.dtype)
         for py, (top, high) in enumerate(self.y.pieces):
-            gy = _floats(self.y.weight_matrix(py), np.float64)
+            gy = _floats(self.y.weight_matrix(py), "float64")
             ys = slice(top, top + p.stride[0] * high, p.stride[0])
             for px, (left, wide) in enumerate(self.x.pieces):
-                gx = _floats(self.x.weight_matrix(px), np.float64)
+                gx = _floats(self.x.weight_matrix(px), "float64")
                 xs = slice(left, left + p.stride[1] * wide, p.stride[1])
                 taps = w[:, :, ys, xs].astype(np.float64)
                 u = np.einsum("ia,jb,ocab->ijco", gy, gx, taps)
@@ -228,14 +240,16 @@ class WinogradPlan:
         return np.ascontiguousarray(out.reshape(-1, self.groups, width).transpose(1, 0, 2))
 
     def coefficients(self) -> np.ndarray:
-        """float32 [.]: A^T of y and x, then B^T of y and x by piece, filled up with zeros."""
+        """[.] of the tile's dtype: A^T of y and x, then B^T of y and x by piece, filled up with
+        zeros.
+        """
         parts = []
         for axis in (self.y, self.x):
-            parts.append(_floats(axis.output_matrix, np.float32))
+            parts.append(_floats(axis.output_matrix, self.tile.dtype))
         for axis in (self.y, self.x):
-            both = np.zeros((len(axis.sizes), axis.size, axis.size), np.float32)
+            both = np.zeros((len(axis.sizes), axis.size, axis.size), self.tile.dtype)
             for piece, size in enumerate(axis.sizes):
-                both[piece, :size, :size] = _floats(axis.input_matrix(piece), np.float32)
+                both[piece, :size, :size] = _floats(axis.input_matrix(piece), self.tile.dtype)
             parts.append(both)
         return np.concatenate([part.reshape(-1) for part in parts])
 
@@ -272,7 +286,8 @@ class Chunk:
     def stride(self, one: Positions) -> int:
         """Floats of one tile's inputs at a position, with what the last vector adds."""
         spill = max(0, self.lanes - self.channels)
-        return -(-(self.depth(one) + spill) // 4) * 4
+        step = self.plan.tile.step
+        return -(-(self.depth(one) + spill) // step) * step
 
     def place(self, one: Positions, at: int, t: int) -> int:
         """Where the inputs of tile t begin at a position of a rectangle."""
@@ -291,5 +306,5 @@ class Chunk:
         return each * self.plan.tile.tiles
 
 
-def _floats(matrix: Matrix, dtype: type) -> np.ndarray:
+def _floats(matrix: Matrix, dtype: str) -> np.ndarray:
     return np.array([[float(value) for value in row] for row in matrix], dtype)

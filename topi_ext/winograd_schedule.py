@@ -26,8 +26,7 @@ from .scalar import schedule_scalar
 from .winograd_plan import Chunk, Positions, WinogradPlan, WinogradTile
 from .winograd_transform import InputTransform, OutputTransform, Place, place_of
 
-UNROLLED = 3  # most steps of the reduction that are written out one after the other
-STEP = 4  # products of one step
+UNROLLED = 12  # most products whose steps are written out one after the other
 
 
 def schedule_winograd(func: PrimFunc, tile: WinogradTile) -> PrimFunc:
@@ -41,7 +40,7 @@ class _Writer:
 
     def __init__(self, epilogue: Epilogue, tile: WinogradTile) -> None:
         """Find the shape and the buffers."""
-        self.epilogue, self.tile = epilogue, tile
+        self.epilogue, self.tile, self.dtype = epilogue, tile, tile.dtype
         self.params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
         self.plan = WinogradPlan(self.params, tile)
         by_rank = {len(buffer.ty.shape): buffer for buffer in epilogue.reads}
@@ -55,10 +54,10 @@ class _Writer:
             stmts: list[Stmt] = []
             first = let("first", index * self.tile.tiles, stmts)
             chunk = Chunk(plan, plan.chunk_size)
-            rows = local("rows", (sum(plan.y.sizes) * chunk.row_stride,), "float32", stmts)
-            inputs = local("inputs", (chunk.floats,), "float32", stmts)
-            size = plan.held_groups * plan.product_bytes // 4
-            products = local("products", (size,), "float32", stmts)
+            rows = local("rows", (sum(plan.y.sizes) * chunk.row_stride,), self.dtype, stmts)
+            inputs = local("inputs", (chunk.floats,), self.dtype, stmts)
+            size = plan.held_groups * plan.product_bytes // self.tile.itemsize
+            products = local("products", (size,), self.dtype, stmts)
             stmts += self._block(first, rows, inputs, products)
             return seq(stmts)
 
@@ -109,8 +108,8 @@ class _Writer:
                 return seq([transform(size, channel), *_groups(group, count, last, width)])
 
             lanes, size = self.tile.lanes, plan.chunk_size
-            zero = splat(0.0, f"float32x{lanes}")
-            vectors = (count + (last > 0)) * plan.product_bytes // (4 * lanes)
+            zero = splat(0.0, f"{self.dtype}x{lanes}")
+            vectors = (count + (last > 0)) * plan.product_bytes // (self.tile.itemsize * lanes)
             equal, left = divmod(ci, size)
             stmts = [loop(vectors, lambda v: vstore(products, zero, [v * lanes], lanes), "zero")]
             stmts.append(loop(equal, lambda k: chunk(size, k * size), "chunk"))
@@ -147,11 +146,11 @@ class _Writer:
         plan = self.plan
         lanes, tiles, width = self.tile.lanes, self.tile.tiles, plan.group_channels
         vectors = -(-channels // lanes)
-        base = slot * (plan.product_bytes // 4)
+        base = slot * (plan.product_bytes // self.tile.itemsize)
 
         def position(one: Positions, at: Any) -> Stmt:
             stmts: list[Stmt] = []
-            acc = local("acc", (tiles * vectors * lanes,), "float32", stmts)
+            acc = local("acc", (tiles * vectors * lanes,), self.dtype, stmts)
             source = let("source", chunk.place(one, at, 0), stmts)
             depth = chunk.depth(one)
             row = plan.depth * channel + one.rows_before * chunk.channels + at * depth
@@ -193,14 +192,15 @@ class _Writer:
                             body.append(vstore(acc, value, place, lanes))
                 return seq(body)
 
-            whole, rest = divmod(depth, STEP)
-            stmts.append(step(0, min(STEP, depth), is_first=not adds))
-            if 1 < whole <= UNROLLED:
-                stmts += [step(s * STEP, STEP) for s in range(1, whole)]
+            size = self.tile.step
+            whole, rest = divmod(depth, size)
+            stmts.append(step(0, min(size, depth), is_first=not adds))
+            if size < whole * size <= UNROLLED:
+                stmts += [step(s * size, size) for s in range(1, whole)]
             elif whole > 1:
-                stmts.append(loop(whole - 1, lambda s: step((s + 1) * STEP, STEP), "s"))
+                stmts.append(loop(whole - 1, lambda s: step((s + 1) * size, size), "s"))
             if whole and rest:
-                stmts.append(step(whole * STEP, rest))
+                stmts.append(step(whole * size, rest))
             for register, memory in places:
                 stmts.append(vstore(products, vload(acc, register, lanes), memory, lanes))
             return seq(stmts)

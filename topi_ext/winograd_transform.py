@@ -157,8 +157,9 @@ class OutputTransform:
         stmts: list[Stmt] = []
         my, mx = plan.y.outputs, plan.x.outputs
         for begin in range(0, channels, lanes):
-            out = local("out", (my * mx * lanes,), "float32", stmts)
-            source = slot * (plan.product_bytes // 4) + t * plan.group_channels + begin
+            out = local("out", (my * mx * lanes,), plan.tile.dtype, stmts)
+            held = plan.product_bytes // plan.tile.itemsize
+            source = slot * held + t * plan.group_channels + begin
             stmts += self._back(out, source)
             for dy in range(my):
                 for dx in range(mx):
