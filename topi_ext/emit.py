@@ -73,8 +73,15 @@ def launch(body: Stmt) -> Stmt:
     return tirx.AttrStmt(tirx.const(0, "int32"), "pragma_parallel_launch_point", 1, body)
 
 
-def view(buffer: tirx.Buffer, indices: list[Any], stmts: list[Stmt]) -> tirx.Buffer:
-    """Append to `stmts` a flat buffer that begins at an element of another, and return it."""
+def view(
+    buffer: tirx.Buffer, indices: list[Any], stmts: list[Stmt], hidden: bool = False
+) -> tirx.Buffer:
+    """Append to `stmts` a flat buffer that begins at an element of another, and return it.
+
+    What the same function writes must be published before (`publish`).
+    hidden: LLVM cannot tell where it begins, so loads from it stay in their loop even if they are
+    the same in every turn. It costs no instruction (`llvm.launder.invariant.group`).
+    """
     extents = [int(extent) for extent in buffer.ty.shape]
     at: Any = 0
     for extent, index in zip(extents, indices, strict=True):
@@ -84,8 +91,23 @@ def view(buffer: tirx.Buffer, indices: list[Any], stmts: list[Stmt]) -> tirx.Buf
     at = let("at", at, stmts)
     rest = tirx.decl_buffer((math.prod(extents),), buffer.ty.dtype, "view")
     first = tirx.BufferLoad(buffer, [*[0] * (len(extents) - 1), at])
-    stmts.append(tirx.DeclBuffer(rest, data=let("start", tirx.address_of(first), stmts)))
+    start: Any = tirx.address_of(first)
+    if hidden:
+        call = tirx.call_llvm_intrin("handle", "llvm.launder.invariant.group", start)
+        start = ir.Call(call.op, call.args, ret_ty=start.ty)
+    stmts.append(tirx.DeclBuffer(rest, data=let("start", start, stmts)))
     return rest
+
+
+def publish(buffer: tirx.Buffer) -> Stmt:
+    """What keeps the stores to `buffer` before the loads from a `view` of it.
+
+    TVM tells LLVM that memory reached by two pointers is never the same. A prefetch counts as
+    reading and writing what it points into.
+    """
+    first = tirx.address_of(tirx.BufferLoad(buffer, [0] * len(buffer.ty.shape)))
+    read, keep, data = (tirx.const(value, "int32") for value in (0, 3, 1))
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", first, read, keep, data))
 
 
 def vload(buffer: tirx.Buffer, indices: list[Any], lanes: int) -> Any:

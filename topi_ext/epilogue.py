@@ -243,9 +243,24 @@ class Epilogue:
         structural_walk(self._store.value, [(tirx.Add, visit_add), (TensorLoad, visit_load)])
         return [source for source in found if not holds(others, source)]
 
+    def linear(self) -> bool:
+        """Whether what it reads and writes lies as the accumulator does, or is a vector over
+        channels: then pixels may be counted through rows and images.
+        """
+        loads = [load for load in self.operands() if not self.by_channel(load)]
+        return self.aligned() and all(
+            self._in_place(load.indices, load.source)
+            and structural_equal(load.source.ty.shape, self.accumulator.ty.shape)
+            for load in loads
+        )
+
     def aligned(self) -> bool:
         """Whether each element goes to its accumulator's own position."""
-        found = zip(self._store.indices, self._store.buffer.ty.shape, strict=True)
+        return self._in_place(self._store.indices, self._store.buffer)
+
+    def _in_place(self, indices: Sequence[Any], buffer: tirx.Buffer) -> bool:
+        """Whether the indices are those of the accumulator, but for dimensions of one element."""
+        found = zip(indices, buffer.ty.shape, strict=True)
         dims = [None if int(size) == 1 else self._dims.get(at, -1) for at, size in found]
         return len(dims) == len(self.accumulator.ty.shape) and all(
             dim in (None, place) for place, dim in enumerate(dims)

@@ -24,6 +24,7 @@ from ..kernels import Kernel
 from ..params import ConvParams
 from ..register_tile import RegisterTile
 from .cores import core_of
+from .short_conv import schedule_short
 
 NEON_TILES = (
     RegisterTile(pixels=8, channels=4, lanes=4, by_lane=True),
@@ -57,7 +58,7 @@ def neon_kernel(make: Callable[..., Kernel], tile: RegisterTile) -> Kernel:
 
     def schedule(func: PrimFunc, target: Target) -> PrimFunc:
         begun = func if core_of(target).in_order else begin_sums(func)
-        return row.schedule(begun, target)
+        return schedule_short(func) or row.schedule(begun, target)
 
     return replace(row, schedule=schedule)
 
@@ -75,7 +76,10 @@ def half_kernel(make: Callable[..., Kernel], tile: RegisterTile) -> Kernel:
         spills = not small and core_of(target).hoists and tile.takes_lanes(params)
         return row.rank_for(params, target) - (_SPILLS if spills else 0)
 
-    return replace(row, rank=rank)
+    def schedule(func: PrimFunc, target: Target) -> PrimFunc:
+        return schedule_short(func) or row.schedule(func, target)
+
+    return replace(row, rank=rank, schedule=schedule)
 
 
 KERNELS = (

@@ -67,6 +67,15 @@ def store_pair(low: Any, high: Any, buffer: tirx.Buffer, indices: list[Any]) -> 
     )
 
 
+def barrier(value: Any) -> Stmt:
+    """Nothing is loaded earlier than here, nor stored later, of what the loops say so: LLVM's
+    schedulers keep loads and stores on their side of it. It costs no instruction.
+
+    value: any vector that is in a register here.
+    """
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.fake.use", value))
+
+
 def concat(a: Any, b: Any, lanes: int) -> Any:
     """The `lanes` lanes of `a`, then those of `b`."""
     return tirx.Shuffle([a, b], [tirx.const(i, "int32") for i in range(2 * lanes)])

@@ -17,7 +17,7 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx import Stmt
 
-from ..emit import let, loop, private, seq, view, vload, vstore
+from ..emit import let, loop, private, publish, seq, view, vload, vstore
 from ..lanes_writer import LANES, WORD
 from ..params import ConvParams
 from ..pixel_tiles import Chunk, Place
@@ -68,7 +68,7 @@ class Prefixes:
         body.append(loop(full, lambda i: self._store(base, i * LANES, LANES), "i"))
         rest = tirx.max(words - full * LANES, 0)
         body.append(loop(rest, lambda i: self._store(base, full * LANES + i, 1), "i"))
-        body.append(self._publish())
+        body.append(publish(self.sums))
         missing = tirx.NE(tirx.BufferLoad(self.there, [0]), chunk.number)
         stmts.append(tirx.IfThenElse(missing, seq(body), None))
         return stmts
@@ -98,17 +98,6 @@ class Prefixes:
             return tirx.Broadcast(tirx.BufferLoad(words, [tap + k + j * self.size]), LANES)
 
         return entry
-
-    def _publish(self) -> Stmt:
-        """What keeps the stores before the loads of `under`.
-
-        TVM tells LLVM that memory reached by two pointers is never the same. A prefetch counts as
-        reading and writing what it points into.
-        """
-        first = tirx.address_of(tirx.BufferLoad(self.sums, [0]))
-        read, keep, data = (tirx.const(value, "int32") for value in (0, 3, 1))
-        call = tirx.call_llvm_intrin("void", "llvm.prefetch", first, read, keep, data)
-        return tirx.Evaluate(call)
 
 
 def _whole(words: int) -> int:

@@ -35,9 +35,11 @@ BUDGET = {
     },
     "cortex-a76": {
         ("stem 7x7 s2, 224x224x3 to 64", "relu"): 0.82,
-        ("stem 3x3 s2, 224x224x3 to 16", "relu"): 1.44,
+        ("stem 3x3 s2, 224x224x3 to 8", "prelu"): 1.35,
+        ("stem 3x3 s2, 224x224x3 to 16", "relu"): 1.37,
         ("3x3, 28x28x128", "relu"): 0.63,
-        ("1x1, 56x56x16 to 64", "bn"): 1.32,
+        ("1x1, 56x56x16 to 64", "bn"): 1.42,
+        ("1x1, 56x56x16 to 64", "prelu"): 1.51,
         ("1x1, 28x28x64 to 128", "relu"): 1.33,
         ("1x1, 28x28x64 to 128", "relu-bn"): 1.36,
         ("1x1, 28x28x64 to 128", "add-relu"): 1.37,
@@ -63,14 +65,11 @@ def test_counts_stay_within_the_budget(core: str, layer: str, epilogue: str, mos
     assert 0 < row.cycles_by_pipes <= row.cycles
 
 
-# Their reductions are short: LLVM writes all steps out, keeps the weights from one tile to the
-# next, and has more of them than registers.
-SHORT = ("stem 3x3 s2", "1x1, 56x56x16")
 # test_float_arm64 looks at depthwise tiles.
-LONG = [name for name in LAYERS if not name.startswith((*SHORT, "depthwise"))]
+NAMES = [name for name in LAYERS if not name.startswith("depthwise")]
 
 
-@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("name", NAMES)
 def test_inner_loops_spill_no_vector(name: str) -> None:
     layer, core = LAYERS[name], "cortex-a76"
     program = compile_program(model(layer, EPILOGUES["prelu"]), core, winograd=not layer.direct)

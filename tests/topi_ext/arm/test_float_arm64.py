@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from benchmarks.arm64_program import Case, Prepared
 from bnn_tvm.export.kernels_abi import lower
 from tests.topi_ext import float_case
 from topi_ext.arm_cpu.depthwise_tiles import suits
+from topi_ext.arm_cpu.short_conv import is_short
 from topi_ext.kernels import Kernel, select, table
 from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
@@ -65,6 +67,20 @@ DEPTHWISE = [
     "1x4x70x5-k3x7x5-s1x1-d1x9-p1,27,1,27-g5-v0",
 ]
 
+# Short reductions: with copies of what is added and without, whole tiles and rests of rows, images
+# and channels, inputs of a tile shared or each pixel's own, fewer than a vector of them.
+SHORT = [
+    "1x31x45x3-k3x3x8-s2x2-d1x1-p0,0,1,1-g1-v0",
+    "2x3x5x16-k1x1x8-s1x1-d1x1-p0,0,0,0-g1-v0",
+    "1x16x17x16-k1x1x8-s1x1-d1x1-p0,0,0,0-g1-v0",
+    "2x5x9x8-k1x1x8-s2x2-d1x1-p0,0,0,0-g1-v0",
+    "2x4x13x1-k3x3x8-s1x3-d2x2-p2,1,0,2-g1-v0",
+    "1x3x10x3-k1x3x8-s1x1-d1x1-p0,1,0,1-g1-v0",
+    "1x2x9x4-k1x3x8-s2x1-d1x2-p0,2,1,2-g1-v0",
+    "1x1x1x2-k1x1x8-s1x1-d1x1-p0,0,0,0-g1-v0",
+    "1x9x4x9-k4x1x8-s2x1-d1x1-p1,0,2,0-g1-v0",
+]
+
 needs_qemu = pytest.mark.skipif(
     arm64_program.missing_tool() is not None, reason=str(arm64_program.missing_tool())
 )
@@ -87,6 +103,9 @@ def _shapes(kernel: Kernel) -> Iterator[ConvParams]:
         yield ConvParams.dense(1, 5 * lanes, 2 * channels)
         yield ConvParams.dense(pixels + 1, 7, channels + 5)
         return
+    for number, short in enumerate(SHORT):
+        co = 2 * channels + 3 if (number + channels // lanes) % 2 else channels
+        yield replace(ConvParams.parse(short), co=co)
     yield ConvParams(1, 2, pixels + 1, 3 * lanes, channels, 1, 1)
     yield ConvParams(1, 1, 2 * pixels, 5, 2 * channels + 3, 1, 1)
     yield ConvParams(1, 3, pixels + 2, lanes, channels + 8, 3, 3, pads=(1, 1, 1, 1))
@@ -104,7 +123,12 @@ def _cases() -> list[tuple[Kernel, ConvParams, str]]:
                     continue
                 every = float_case.EPILOGUES
                 # With pixels enough, depthwise kernels keep copies of what epilogues add.
-                copied = kernel.name == "depthwise_f32_neon" and params.pixels > 200
+                # So do short ones, whose loops are the same for all rows of the table.
+                copied = kernel.name == "depthwise_f32_neon" or (
+                    kernel.name in ("conv2d_f32_neon_8x8", "conv2d_f16_neon_8x16")
+                    and is_short(params)
+                )
+                copied = copied and params.pixels > 200
                 each = every if copied else [every[len(found) % len(every)]]
                 found += [(kernel, params, epilogue) for epilogue in each]
     return found
