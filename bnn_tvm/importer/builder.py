@@ -94,6 +94,9 @@ class Builder:
             value.expr = self._signs(value.steps, source.order)
         if value.parts is not None and value.expr is None:
             value.expr = self._concat(value.parts, value.order)
+        if value.halves is not None:
+            # Moved first: halves are half of the bytes to move, and what makes them writes halves.
+            return self.emit(relax.op.astype(self.stored(value.halves, order), value.dtype))
         assert value.expr is not None
         if order == value.order:
             return value.expr

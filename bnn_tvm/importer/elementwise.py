@@ -30,6 +30,8 @@ BROADCAST = frozenset({
 def unary(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
     """One tensor in, attributes and scalars beside it; the order of storage is kept."""
     data = inputs[0]
+    if _widens(node, data):
+        return [Value(data.shape, "float32", data.order, halves=data)]
     stored = b.stored(data, data.order)
     if node.op_type in ("Cast", "CastLike"):
         expr = _cast(b, stored, data.dtype, node.outputs[0])
@@ -43,6 +45,13 @@ def unary(b: Builder, node: ir.Node, inputs: list[Value]) -> list[Value]:
         args = [stored, *(b.stored(v) if v is not None else None for v in inputs[1:])]
         expr = convert(b, node, args)[0]
     return [b.new(expr, shape_of(node.outputs[0]), expr.ty.dtype.dtype, data.order)]
+
+
+def _widens(node: ir.Node, data: Value) -> bool:
+    """Whether it makes halves float32, which waits until it is known in which order."""
+    wanted = node.outputs[0].dtype
+    floats = node.op_type == "Cast" and wanted == ir.DataType.FLOAT
+    return floats and data.dtype == "float16" and data.array is None
 
 
 def _cast(b: Builder, x: relax.Expr, source: str, output: ir.Value) -> relax.Expr:

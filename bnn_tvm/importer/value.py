@@ -69,7 +69,7 @@ class Parts:
 @dataclass(eq=False)
 class Value:
     """One tensor: `expr` stored in `order`, or a constant `array`, or a pending binarisation or
-    concatenation, or `bits` that only binary layers read.
+    concatenation, or `halves` still to be made float32, or `bits` that only binary layers read.
 
     `shape` is the logical (ONNX) shape, `dtype` a NumPy dtype name.
     """
@@ -82,6 +82,7 @@ class Value:
     steps: Steps | None = None
     bits: Bits | None = None
     parts: Parts | None = None
+    halves: Value | None = None
     stored: dict[Order, relax.Expr] = field(default_factory=dict)
 
     @property

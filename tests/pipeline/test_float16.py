@@ -130,6 +130,22 @@ def test_float32_and_binary_layers_between(body: str) -> None:
     assert 1e-6 < error < 5e-3
 
 
+def test_a_layer_writes_halves_and_the_change_of_layout_makes_them_float32() -> None:
+    model = parse(FIRST.replace("a =", "y ="), _arrays())
+    program = _build(model)
+    layer, moved = program.calls[-2:]
+    assert layer.macs > 0
+    assert program.tensors[layer.args[-1]].dtype == "float16"
+    assert moved.args == (layer.args[-1], program.outputs[0])
+    assert program.tensors[moved.args[-1]].dtype == "float32"
+
+
+def test_a_reader_of_float32_in_the_same_order_is_given_it_by_the_layer() -> None:
+    program = _build(parse(f"{FIRST} h = Sigmoid(a) y = Relu(h)", _arrays()))
+    (layer,) = [call for call in program.calls if call.macs]
+    assert program.tensors[layer.args[-1]].dtype == "float32"
+
+
 def test_a_binariser_decides_on_what_half_precision_gives() -> None:
     body = f"{FIRST} s = bnn_tvm.Binarize(a, t6, d6) y = {CONV}(s, bw, scale, offset)"
     model = parse(body, _arrays())
