@@ -15,7 +15,7 @@ from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
 
-EPILOGUES = ("none", "relu", "prelu", "shortcut", "transposed", "bias", "added")
+EPILOGUES = ("none", "relu", "prelu", "shortcut", "transposed", "bias", "added", "bare bias")
 
 
 def host() -> Target:
@@ -74,13 +74,14 @@ def make(kernel: Kernel, params: ConvParams, epilogue: str, rank: int = 4) -> Fl
     size = reference.conv2d(np.abs(x).astype(np.float64), np.abs(w).astype(np.float64), p)
     eps = float(np.finfo(dtype).eps)
     error = size.reshape(shape) * eps * max(4.0, 0.5 * np.sqrt(p.taps))
-    if epilogue in ("bias", "added"):
-        added = offset if epilogue == "bias" else shortcut
+    if epilogue in ("bias", "added", "bare bias"):
+        added = shortcut if epilogue == "added" else offset
         operands.append(added)
         places.append(te.placeholder(added.shape, dtype, "added"))
-        out = _begun(out, places[-1])
+        out = _begun(out, places[-1], relu=epilogue != "bare bias")
         terms = np.abs(exact) + np.abs(added.astype(np.float64))
-        exact = np.maximum(exact + added.astype(np.float64), 0)
+        exact = exact + added.astype(np.float64)
+        exact = exact if epilogue == "bare bias" else np.maximum(exact, 0)
         error = error + 8 * eps * terms
     elif epilogue != "none":
         extra = [scale, offset, *_EXTRA_OF[epilogue](slope, shortcut)]
@@ -126,12 +127,16 @@ def build_and_run(
     return result.numpy()
 
 
-def _begun(out: te.Tensor, added: te.Tensor) -> te.Tensor:
-    """A ReLU of the sum with a bias or with a tensor of the same shape: sums may begin with it."""
+def _begun(out: te.Tensor, added: te.Tensor, relu: bool) -> te.Tensor:
+    """The sum with a bias or with a tensor of the same shape, or a ReLU of it: sums may begin with
+    what is added.
+    """
     channel_alone = len(added.shape) == 1
     total = te.compute(
         out.shape, lambda *i: out[i] + (added[i[-1]] if channel_alone else added[i]), name="total"
     )
+    if not relu:
+        return total
     return te.compute(out.shape, lambda *i: te.max(total[i], tirx.const(0, out.dtype)), name="relu")
 
 

@@ -67,7 +67,7 @@ class Core:
 
     table_bits: the table look-up kernel it takes where that supports a shape, by the bits of a
     look-up; 0: eor/cnt/add. cnt_pixels: output pixels of a tile of the eor/cnt kernel that do not
-    spill, largest last. depthwise_pixels: most of a tile of a float depthwise kernel, likewise.
+    spill, largest last.
     hoists: LLVM's scheduling model of the core (in order, long latencies) moves so many loads up
     that large tiles of halves spill. in_order: it issues instructions in program order, so that a
     load costs its latency wherever it stands close before its use. ids: by which a device knows
@@ -76,7 +76,6 @@ class Core:
 
     table_bits: Literal[0, 4, 5] = 0
     cnt_pixels: tuple[int, ...] = (1, 4, 7)
-    depthwise_pixels: int = 7
     hoists: bool = False
     in_order: bool = False
     ids: tuple[CoreId, ...] = ()
@@ -142,8 +141,7 @@ CORES: dict[str, Core] = {
     "cortex-x3": _TBL.known_as(0xD4E),
     "cortex-x4": _TBL.known_as(0xD82),
     "cortex-x925": _TBL.known_as(0xD85),
-    # Its model alone of the larger cores' hoists too.
-    "neoverse-n1": replace(_TBL, depthwise_pixels=4).known_as(0xD0C),
+    "neoverse-n1": _TBL.known_as(0xD0C),
     "neoverse-n2": _TBL.known_as(0xD49, (_MICROSOFT, 0xD49)),
     "neoverse-n3": _TBL.known_as(0xD8E),
     "neoverse-v2": _TBL.known_as(0xD4F),

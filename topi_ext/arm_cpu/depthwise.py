@@ -12,10 +12,13 @@ loaded to each, or with products, so that nothing has to be cleared.
 What limits (modelled): on Cortex-A72 the multiply-adds. On Cortex-A76 and Neoverse N1 a store takes
 one of the two vector pipes as well, so that with bias and ReLU 9 of 11 slots can be multiply-adds:
 82 % of the bound. Of the pairs of registers that are stored, `stp` takes more of the load pipes
-than `st1`, and single stores twice as many slots. Tiles are lower where LLVM would spill: with the
-model of Neoverse N1 it still does at the left border where a shortcut is added. Tried without
-gain: volatile loads of the bias (in order, so that latencies show), a volatile store as a barrier
-between the rows of taps, one loop of tiles in steps of their pixels.
+than `st1`, and single stores twice as many slots.
+
+Left alone, LLVM moves loads of all rows of taps up and the sums of a pixel down to where they are
+stored, and spills: with the scheduling model of Neoverse N1, and that of Cortex-A76 in half
+precision. Barriers that are no instructions keep it from that; cores that reorder instructions
+need no schedule of LLVM's. Tried without gain: volatile loads of the bias (in order, so that
+latencies show), one loop of tiles in steps of their pixels.
 
 32-bit Arm has half the registers and keeps the channel tile.
 """
@@ -41,12 +44,14 @@ from ..params import ConvParams
 from . import neon
 from .addends import FEW, Copies
 from .cores import Core, core_of
-from .depthwise_tiles import PIXELS, Row, Tile, runs, suits, tile_at, tile_pixels
+from .depthwise_tiles import Row, Tile, runs, suits, tile_at, tile_pixels
 
-MOST_WITH_OPERANDS = 4  # pixels, where an unrolled kernel's epilogue reads vectors of its own
 VECTORS = 2  # of channels: 14 sums, the weights of three taps and some inputs fit 32 registers
 REGISTER_BYTES = 16
 UNROLLED_TAPS = 9  # most in one copy of the code
+COLUMNS = 8  # of inputs, between barriers
+STORED = 3  # pixels, whose results are computed before the first of them is stored
+FEW_BLOCKS = 2  # of channels, which have code of their own: their addresses are constants
 COPIED_BYTES = 16 * 1024  # most for copies of an addend: they share the first cache with the rows
 
 
@@ -73,15 +78,10 @@ class _Writer:
         self.first: TensorLoad | None = None
         self.epilogue = epilogue
         begun = epilogue.begun() if self.reorders else None
-        # Sums stored as they are would be bound to pairs of registers from the start.
-        if begun is not None and not begun[1].bare():
+        self.loops_taps = params.kh * params.kw > UNROLLED_TAPS
+        if begun is not None and not (self.loops_taps and begun[1].bare()):
             self.first, self.epilogue = begun
-        most = PIXELS if epilogue.bare() else core.depthwise_pixels
-        if (begun[1] if begun else epilogue).operands():
-            most = min(most, MOST_WITH_OPERANDS)
-        unrolled = self.reorders and params.kh * params.kw <= UNROLLED_TAPS
-        # Of taps in a loop LLVM mixes nothing with the epilogue, and a small tile it would unroll.
-        self.params, self.pixels = params, tile_pixels(params, most if unrolled else PIXELS)
+        self.params, self.pixels = params, tile_pixels(params)
         self.data, self.weights = epilogue.reads
         self.dtype = str(self.data.ty.dtype)
         self.copies: Copies | None = None
@@ -148,7 +148,9 @@ class _Writer:
                 c = let("channel", at + b * (vectors * lanes), body)
                 return seq(body + self._block(row, tile, c, vectors, lanes))
 
-            if blocks:
+            if self.reorders and blocks <= FEW_BLOCKS:
+                stmts += [block(b) for b in range(blocks)]
+            elif blocks:
                 stmts.append(loop(blocks, block, "block"))
             channel += blocks * step
         return stmts
@@ -166,7 +168,7 @@ class _Writer:
             filters = view(self.weights, [ky, 0, channel], body)
             weight: dict[tuple[int, int], Any] = {}
             known = {(i, v) for i in range(tile.count) for v in range(vectors)} if begun else set()
-            for column, pairs in tile.taps.items():
+            for nth, (column, pairs) in enumerate(tile.taps.items(), 1):
                 for v in range(vectors):
                     a = let("a", vload(inputs, [column * p.ci + v * lanes], lanes), body)
                     for pixel, kx in pairs:
@@ -182,11 +184,14 @@ class _Writer:
                             total = self._start(self.first, pixel, place, lanes) + total
                         known.add((pixel, v))
                         body.append(vstore(sums, total, at, lanes))
+                if self.reorders and (nth % COLUMNS == 0 or nth == len(tile.taps)):
+                    body.append(neon.barrier(vload(sums, at, lanes)))
             return seq(body)
 
         stmts.append(taps(row.first, False))
         rest = row.last - row.first - 1
-        if isinstance(rest, int) and p.kh * p.kw <= UNROLLED_TAPS:
+        looped = self.loops_taps or not isinstance(rest, int)
+        if not looped:
             stmts += [taps(row.first + 1 + k, True) for k in range(rest)]
         elif p.kh > 1:
             stmts.append(loop(rest, lambda k: taps(k + (row.first + 1), True), "ky"))
@@ -194,20 +199,31 @@ class _Writer:
         done = local("done", (tile.count * vectors * lanes,), self.dtype, stmts)
         for at in range(0, tile.count * vectors * lanes, lanes):
             stmts.append(vstore(done, vload(sums, [at], lanes), [at], lanes))
-        # Halves spill with pairs.
-        plain = self.dtype != "float32" or self.epilogue.bare() or not self.epilogue.aligned()
-        pairs = vectors == 2 and self.reorders and not plain
+        # In a loop LLVM would bind sums that are stored as they are to pairs of registers.
+        pairs = vectors == 2 and self.reorders and not (looped and self.epilogue.bare())
+        stmts += self._results(row, tile, channel, done, lanes, pairs and self.epilogue.aligned())
+        return stmts
+
+    def _results(
+        self, row: Row, tile: Tile, channel: Any, done: tirx.Buffer, lanes: int, pairs: bool
+    ) -> list[Stmt]:
+        """The epilogue of a tile's sums, and the stores. pairs: of two registers at once."""
+        stmts: list[Stmt] = []
+        vectors = int(done.ty.shape[0]) // (tile.count * lanes)
         results = local("results", (tile.count * 2 * lanes,), self.dtype, stmts) if pairs else None
-        for pixel in range(tile.count):
-            for v in range(vectors):
-                place = (row.n, row.y, tile.x + pixel, channel + v * lanes)
-                base = (pixel * vectors + v) * lanes
-                stmts.append(self._vector(done, results, pixel, base, lanes, place))
-        for pixel in range(tile.count if results is not None else 0):
-            at = pixel * 2 * lanes
-            low, high = (vload(results, [at + v * lanes], lanes) for v in range(2))
-            output = [row.n, row.y, tile.x + pixel, channel]
-            stmts.append(neon.store_pair(low, high, self.epilogue.output, output))
+        # What they read LLVM loads before the first store: of all, more than there are registers.
+        for begin in range(0, tile.count, STORED):
+            pixels = range(begin, min(begin + STORED, tile.count))
+            for pixel in pixels:
+                for v in range(vectors):
+                    place = (row.n, row.y, tile.x + pixel, channel + v * lanes)
+                    base = (pixel * vectors + v) * lanes
+                    stmts.append(self._vector(done, results, pixel, base, lanes, place))
+            for pixel in pixels if results is not None else ():
+                at = pixel * 2 * lanes
+                low, high = (vload(results, [at + v * lanes], lanes) for v in range(2))
+                output = [row.n, row.y, tile.x + pixel, channel]
+                stmts.append(neon.store_pair(low, high, self.epilogue.output, output))
         return stmts
 
     def _start(self, first: TensorLoad, pixel: int, place: tuple[Any, ...], lanes: int) -> Any:

@@ -62,9 +62,9 @@ def suits(params: ConvParams) -> bool:
     return len(borders) <= MOST_BORDERS
 
 
-def tile_pixels(params: ConvParams, most: int = PIXELS) -> int:
+def tile_pixels(params: ConvParams) -> int:
     """Pixels of a tile: a row in as few tiles as possible, all of about one size."""
-    return -(-params.wo // -(-params.wo // most))
+    return -(-params.wo // -(-params.wo // PIXELS))
 
 
 def inside(at: int, taps: int, size: int, stride: int, dilation: int, pad: int) -> list[int]:

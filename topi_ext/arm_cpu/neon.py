@@ -68,10 +68,8 @@ def store_pair(low: Any, high: Any, buffer: tirx.Buffer, indices: list[Any]) -> 
 
 
 def barrier(value: Any) -> Stmt:
-    """Nothing is loaded earlier than here, nor stored later, of what the loops say so: LLVM's
-    schedulers keep loads and stores on their side of it. It costs no instruction.
-
-    value: any vector that is in a register here.
+    """No instruction, but LLVM's schedulers move no load nor store across, and have `value`, a
+    vector, ready before it.
     """
     return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.fake.use", value))
 

@@ -124,7 +124,7 @@ def _cases() -> list[tuple[Kernel, ConvParams, str]]:
                 every = float_case.EPILOGUES
                 # With pixels enough, depthwise kernels keep copies of what epilogues add.
                 # So do short ones, whose loops are the same for all rows of the table.
-                copied = kernel.name == "depthwise_f32_neon" or (
+                copied = kernel.op == "depthwise" or (
                     kernel.name in ("conv2d_f32_neon_8x8", "conv2d_f16_neon_8x16")
                     and is_short(params)
                 )
@@ -230,7 +230,13 @@ def test_products_of_tiles_multiply_by_lane_and_spill_no_register(
 
 @pytest.mark.parametrize(
     ("core", "dtype"),
-    [("cortex-a72", "float32"), ("cortex-a76", "float32"), ("cortex-a76", "float16")],
+    [
+        ("cortex-a72", "float32"),
+        ("cortex-a76", "float32"),
+        ("cortex-a76", "float16"),
+        ("neoverse-n1", "float32"),
+        ("neoverse-n1", "float16"),
+    ],
 )
 @pytest.mark.parametrize(
     ("params", "epilogue"),
@@ -239,6 +245,8 @@ def test_products_of_tiles_multiply_by_lane_and_spill_no_register(
         ("1x55x55x64-k3x3x64-s2x2-d1x1-p1,1,1,1-g64-v0", "relu"),
         ("1x56x56x64-k3x3x64-s2x2-d1x1-p1,1,1,1-g64-v0", "bias"),
         ("1x55x55x64-k3x3x64-s2x2-d1x1-p1,1,1,1-g64-v0", "prelu"),
+        ("1x55x55x64-k3x3x64-s2x2-d1x1-p1,1,1,1-g64-v0", "added"),
+        ("1x56x56x64-k3x3x64-s2x2-d1x1-p1,1,1,1-g64-v0", "bare bias"),
         ("1x56x56x64-k3x3x64-s1x1-d1x1-p1,1,1,1-g64-v0", "shortcut"),
         ("1x28x28x32-k5x5x32-s1x1-d1x1-p2,2,2,2-g32-v0", "relu"),
     ],
