@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import in_order
 from .arm64_program import arm64_target
 from .networks import NETWORKS, sample_input
 
@@ -42,7 +43,10 @@ CORES = {
 # in half precision.
 FMA_PEAK = {"a53": 4, "a72": 4, "a76": 8}
 FLOAT_GOAL = 0.8
+# LLVM's names of the models that issue in order: see `in_order`.
+IN_ORDER = {"a53": "cortex-a53"}
 TOLERANCE = 1e-4  # of the largest value: signs agree exactly, so only the head's rounding is left
+_ALL_BLOCKS = 10**9
 HALF_TOLERANCE = 0.25  # half precision turns signs
 # dabnn's modelled cycles per 128 MACs on 3x3 layers by the channels of its benchmark list; a
 # stride of two has its own figure. Its kernels were counted by the same tool.
@@ -57,6 +61,7 @@ class Layer:
     """The kernel calls of one layer and kind, with or without MACs, and their modelled cycles.
 
     kernel: of the last of them. bound: cycles by pipes and front end alone, without latencies.
+    stalling: cycles by `in_order`, for cores that issue so.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Layer:
     cycles: float
     bound: float
     instructions: int
+    stalling: float | None = None
 
 
 def compile_program(proto: onnx.ModelProto, core: str, winograd: bool = True) -> Program:
@@ -192,6 +198,7 @@ def measure_model(
     path = link(program, core, x, folder)
     out, report = folder / "outputs", folder / "armcost.json"
     command = [sys.executable, str(armcost), "--cores", model, "--json", str(report)]
+    command += ["--top", str(_ALL_BLOCKS)] if model in IN_ORDER else []
     subprocess.run([*command, "--", str(path), str(out)], check=True, stdout=subprocess.DEVNULL)
     regions = {r["name"]: r for r in json.loads(report.read_text())["regions"]}
     layers = []
@@ -208,9 +215,18 @@ def measure_model(
                 float(price["cycles"]),
                 float(price["resource_bound"]),
                 region["instructions"],
+                _stalling(region, IN_ORDER[model]) if model in IN_ORDER else None,
             )
         )
     return layers, _error(proto, x, np.fromfile(out, np.float32))
+
+
+def _stalling(region: dict[str, Any], mcpu: str) -> float:
+    """`in_order` on what armcost priced of a region."""
+    blocks = region["blocks"]
+    each = in_order.cycles([block["asm"] for block in blocks], mcpu)
+    total = sum(block["count"] * one for block, one in zip(blocks, each, strict=True))
+    return total / (region["priced_fraction"] or 1.0)
 
 
 def _error(proto: Any, x: np.ndarray, ours: np.ndarray) -> float:

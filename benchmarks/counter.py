@@ -23,16 +23,20 @@ def missing(armcost: Path) -> str | None:
         return tool
     if not armcost.is_file():
         return f"armcost is not at {armcost}: give its path with --armcost"
-    if any(not _is_new(name, variable) for name, variable in _TOOLS.items()):
+    if not all(_is_new(tool(name)) for name in _TOOLS):
         return f"armcost needs LLVM {_LEAST_LLVM} or newer: apt install llvm-{_LEAST_LLVM}"
     return None
 
 
-def _is_new(name: str, variable: str) -> bool:
-    """Whether the LLVM tool that armcost takes, the newest by its name, is new enough."""
+def tool(name: str) -> str | None:
+    """The path of the LLVM tool that armcost takes, the newest by its name."""
+    variable = _TOOLS[name]
     versions = (f"{name}-{version}" for version in range(30, _LEAST_LLVM - 1, -1))
     names = [os.environ[variable]] if os.environ.get(variable) else [*versions, name]
-    found = next((path for path in map(shutil.which, names) if path), None)
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def _is_new(found: str | None) -> bool:
     if found is None:
         return False
     done = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)

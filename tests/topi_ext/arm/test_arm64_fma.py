@@ -66,22 +66,40 @@ def test_the_goal_is_of_the_fma_bound_unless_a_result_takes_few_multiply_adds() 
 def test_the_table_gives_all_parts() -> None:
     assert table([DEPTHWISE])[-1] == (
         "| depthwise 3x3, 56x56x64 | bias, Add, ReLU | cortex-a76 | depthwise_f32_neon | 12 "
-        "| 72% | 82% | 88% | 100% | yes |"
+        "| 72% | 82% |  | 88% | 100% |  | yes |"
     )
+    in_order = replace(DEPTHWISE, core="cortex-a53", cycles=50_000.0, cycles_in_order=25_000.0)
+    assert table([in_order])[-1].endswith("| 36% | 164% | 72% | 44% | 200% | 88% | yes |")
 
 
-def test_the_document_has_a_table_for_each_epilogue_and_two_columns_for_cores_in_order() -> None:
+def test_what_stalls_for_operands_decides_on_cores_in_order() -> None:
     in_order = replace(DENSE, core="cortex-a53", cycles=2e6, cycles_by_pipes=1.1e6)
+    assert in_order.reached == "by pipes"
+    assert replace(in_order, cycles_in_order=1.2e6).reached == "yes"  # 85 %
+    missed = replace(in_order, cycles_in_order=1.3e6)  # 79 %
+    assert missed.reached == "by pipes"
+    assert missed.as_json()["part_in_order"] == pytest.approx(0.7877)
+    assert DENSE.as_json()["part_in_order"] is None
+    deep = replace(DEPTHWISE, core="cortex-a53", cycles=1e6, cycles_in_order=27_000.0)
+    assert deep.reached == "yes"  # 81 % of the bound with epilogue
+    assert deep.as_json()["part_with_epilogue_in_order"] == pytest.approx(0.8148)
+
+
+def test_the_document_has_a_table_for_each_epilogue_and_three_columns_for_cores_in_order() -> None:
+    in_order = replace(
+        DENSE, core="cortex-a53", cycles=2e6, cycles_by_pipes=1.1e6, cycles_in_order=1.3e6
+    )
     batch_norm = replace(DEPTHWISE, epilogue="bn")
     text = document([in_order, DENSE, batch_norm])
     assert "modelled" in text and "--epilogue all --document" in text
-    assert "| layer | cortex-a53 | cortex-a53, by pipes | cortex-a76 |" in text
-    dense = "| dense, 512 to 1000 | **51% / 51%** | 93% / 93% | 93% / 93% |"
+    names = [f"cortex-a53, {way}" for way in ("stalls for operands", "results in order")]
+    assert f"| layer | {' | '.join(names)} | cortex-a53, by pipes | cortex-a76 |" in text
+    dense = "| dense, 512 to 1000 | **79% / 79%** | 51% / 51% | 93% / 93% | 93% / 93% |"
     assert "## Bias, Add, ReLU\n\nVector operations for a vector of results, at least: 2.\n" in text
     assert dense in text
     # One figure where there is one bound; what was not measured stays empty.
     assert "## Batch norm" in text
-    assert "| depthwise 3x3, 56x56x64 |  |  | **72%** |" in text
+    assert "| depthwise 3x3, 56x56x64 |  |  |  | **72%** |" in text
 
 
 def test_half_precision_has_no_direct_rows_of_its_own() -> None:
