@@ -25,6 +25,7 @@ from tvm.tirx import PrimFunc
 from bnn_tvm.export.kernels_abi import lower
 from bnn_tvm.export.link import runtime_dir
 from topi_ext import bitpack, reference, threshold
+from topi_ext.arm_cpu.cores import tuning_of
 from topi_ext.kernels import Kernel
 from topi_ext.params import ConvParams
 from topi_ext.schedule import schedule_primfunc
@@ -132,8 +133,10 @@ def missing_tool() -> str | None:
 
 
 def arm64_target(core: str) -> Target:
-    """The target of a core as LLVM names it."""
-    return Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": core})
+    """The target of a core as LLVM names it, tuned as the product's."""
+    fields = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": core}
+    tuning = list(tuning_of(core))
+    return Target({**fields, **({"mattr": tuning} if tuning else {})})
 
 
 def sme2_target(core: str = "generic") -> Target:

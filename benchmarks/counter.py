@@ -19,8 +19,8 @@ _TOOLS = {"llvm-mc": "LLVM_MC", "llvm-mca": "LLVM_MCA"}
 
 def missing(armcost: Path) -> str | None:
     """Why `armcost` cannot count here, or None."""
-    if (tool := arm64_program.missing_tool()) is not None:
-        return tool
+    if (linker := arm64_program.missing_tool()) is not None:
+        return linker
     if not armcost.is_file():
         return f"armcost is not at {armcost}: give its path with --armcost"
     if not all(_is_new(tool(name)) for name in _TOOLS):

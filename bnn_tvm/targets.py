@@ -195,9 +195,12 @@ def _families(options: CompileOptions, mcpu: str, isa: Isa) -> tuple[str, ...]:
 def _tvm_target(triple: str, mcpu: str, mattr: tuple[str, ...], num_cores: int) -> Target:
     from tvm.target import Target
 
+    from topi_ext.arm_cpu.cores import tuning_of
+
     config: dict[str, object] = {"kind": "llvm", "mtriple": triple, "mcpu": mcpu}
-    if mattr:
-        config["mattr"] = list(mattr)
+    tuning = tuning_of(mcpu) if triple.startswith("aarch64") else ()
+    if tuning or mattr:
+        config["mattr"] = [*tuning, *mattr]  # of two that contradict, the latter counts
     if triple.endswith("hf"):
         # LLVM does not read it off the triple here; soft-float calls of libm would go wrong.
         config["mfloat-abi"] = "hard"

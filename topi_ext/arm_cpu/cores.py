@@ -34,6 +34,12 @@ Linux's arch/arm64/include/asm/cputype.h. Qualcomm's Kryo 2xx, 3xx, 4xx are Arm'
 ids, HiSilicon's and Microsoft's as well.
 
 Tiles. Register pressure under LLVM's scheduler for the core is why the heights differ.
+
+Pairs. In LLVM's model of Cortex-A53 a pair of 128-bit loads takes both places of a cycle and the
+pipe for two; two single loads issue beside multiply-adds. LLVM makes pairs all the same, keeps
+their loads together for it, and they end up right before their use, where the core waits for them:
+float layers took 10 to 20 % more cycles, binary ones 2 to 5 % (benchmarks/in_order.py). The core
+itself loads 64 bits a cycle, pair or not.
 """
 
 from __future__ import annotations
@@ -70,14 +76,16 @@ class Core:
     spill, largest last.
     hoists: LLVM's scheduling model of the core (in order, long latencies) moves so many loads up
     that large tiles of halves spill. in_order: it issues instructions in program order, so that a
-    load costs its latency wherever it stands close before its use. ids: by which a device knows
-    it.
+    load costs its latency wherever it stands close before its use. tuning: LLVM's names of
+    features that change how it writes code for the core, not what the core must have. ids: by which
+    a device knows it.
     """
 
     table_bits: Literal[0, 4, 5] = 0
     cnt_pixels: tuple[int, ...] = (1, 4, 7)
     hoists: bool = False
     in_order: bool = False
+    tuning: tuple[str, ...] = ()
     ids: tuple[CoreId, ...] = ()
 
     @property
@@ -102,7 +110,7 @@ _TBL = Core(table_bits=5)
 _LITTLE = Core(table_bits=4, hoists=True, in_order=True)
 # LLVM's scheduling model of these hoists so many loads (long latencies, in order) that taller
 # tiles spill.
-_IN_ORDER = Core(cnt_pixels=(1, 4, 5), in_order=True)
+_IN_ORDER = Core(cnt_pixels=(1, 4, 5), in_order=True, tuning=("+slow-paired-128",))
 
 CORES: dict[str, Core] = {
     "cortex-a34": _IN_ORDER.known_as(0xD02),
@@ -175,6 +183,11 @@ def core_of(target: Target) -> Core:
         if _KEY + family in target.keys:
             return replace(core, table_bits=_TABLE_BITS[family])
     return core
+
+
+def tuning_of(mcpu: str) -> tuple[str, ...]:
+    """`Core.tuning` by LLVM's name of the core, for the target's `mattr`."""
+    return CORES.get(mcpu, _ELSE).tuning
 
 
 def with_family(target: Target, family: str) -> Target:
