@@ -77,8 +77,9 @@ class Core:
     hoists: LLVM's scheduling model of the core (in order, long latencies) moves so many loads up
     that large tiles of halves spill. in_order: it issues instructions in program order, so that a
     load costs its latency wherever it stands close before its use. tuning: LLVM's names of
-    features that change how it writes code for the core, not what the core must have. ids: by which
-    a device knows it.
+    features that change how it writes code for the core, not what the core must have. sum_cycles:
+    from a multiply-add to the next one of the same sum, by LLVM's model. ids: by which a device
+    knows it.
     """
 
     table_bits: Literal[0, 4, 5] = 0
@@ -86,6 +87,7 @@ class Core:
     hoists: bool = False
     in_order: bool = False
     tuning: tuple[str, ...] = ()
+    sum_cycles: int = 4
     ids: tuple[CoreId, ...] = ()
 
     @property
@@ -110,7 +112,7 @@ _TBL = Core(table_bits=5)
 _LITTLE = Core(table_bits=4, hoists=True, in_order=True)
 # LLVM's scheduling model of these hoists so many loads (long latencies, in order) that taller
 # tiles spill.
-_IN_ORDER = Core(cnt_pixels=(1, 4, 5), in_order=True, tuning=("+slow-paired-128",))
+_IN_ORDER = Core(cnt_pixels=(1, 4, 5), in_order=True, tuning=("+slow-paired-128",), sum_cycles=10)
 
 CORES: dict[str, Core] = {
     "cortex-a34": _IN_ORDER.known_as(0xD02),

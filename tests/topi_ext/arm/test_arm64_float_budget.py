@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from benchmarks.arm64_fma import measure
+from benchmarks.arm64_fma import in_order, measure
 from benchmarks.arm64_models import compile_program
 from benchmarks.arm64_program import arm64_target, function_text, loops_with
 from benchmarks.counter import ARMCOST
@@ -74,6 +74,11 @@ def test_counts_stay_within_the_budget(core: str, layer: str, epilogue: str, mos
     least = 0.25 if "winograd" in row.kernel else 1.0
     assert least < found <= most, (found, row)
     assert 0 < row.cycles_by_pipes <= row.cycles
+    assert (row.cycles_in_order is not None) == in_order(core)
+    if row.cycles_in_order is not None:
+        # What finishes in order stalls more; the model's pipes are the same.
+        assert 0.99 * row.cycles_by_pipes <= row.cycles_in_order <= row.cycles
+        assert row.reached == "yes"
 
 
 # test_float_arm64 looks at depthwise tiles.

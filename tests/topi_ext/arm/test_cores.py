@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from tvm.target import Target
 
+from benchmarks import arm64_program
+from bnn_tvm.options import CompileOptions
+from bnn_tvm.targets import resolve
 from topi_ext.arm_cpu import cores
 from topi_ext.arm_cpu.cores import ANY_PART, CORES, FAMILIES, core_of, cores_by_name, with_family
 from topi_ext.isa import isa_of
@@ -69,3 +72,38 @@ def test_there_are_no_other_families() -> None:
         with_family(target("generic"), "sve")
     assert {cores.UNKNOWN, cores.UNREADABLE} <= set(FAMILIES)
     assert {core.family for core in CORES.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("name", "mcpu", "tuned"),
+    [
+        ("arm64", "cortex-a53", True),
+        ("arm64-android", "cortex-a35", True),
+        ("arm64", "cortex-a76", False),
+        ("arm64", None, False),
+        ("armv7", "cortex-a53", False),
+    ],
+)
+def test_a_core_is_tuned_for_without_needing_a_feature(
+    name: str, mcpu: str | None, tuned: bool
+) -> None:
+    spec = resolve(CompileOptions(target=name, mcpu=mcpu))
+    attrs = spec.tvm_target().attrs
+    assert ("+slow-paired-128" in list(attrs.get("mattr", ()))) == tuned
+    assert "slow-paired-128" not in spec.features
+    if tuned and mcpu is not None:
+        target = arm64_program.arm64_target(mcpu)
+        assert list(target.attrs["mattr"]) == ["+slow-paired-128"]
+
+
+def test_what_the_caller_says_comes_after_the_tuning() -> None:
+    options = CompileOptions(target="arm64", mcpu="cortex-a53", mattr=("+crc",))
+    found = list(resolve(options).tvm_target().attrs["mattr"])
+    assert found[0] == "+slow-paired-128" and "+crc" in found
+
+
+@pytest.mark.parametrize(
+    ("mcpu", "tile"), [("cortex-a53", "1x64"), ("cortex-a72", "1x32"), ("cortex-a55", "1x32")]
+)
+def test_dense_layers_have_sums_enough_not_to_wait_for_themselves(mcpu: str, tile: str) -> None:
+    assert select("dense", ConvParams.dense(1, 512, 1000), target(mcpu)).name.endswith(tile)

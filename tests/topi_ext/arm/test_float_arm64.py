@@ -285,3 +285,10 @@ def test_depthwise_tiles_take_the_shapes_of_networks() -> None:
         strides = (stride, stride)
         shape = (1, size, size, channels, channels, 3, 3, strides, (1, 1), pads, channels)
         assert suits(ConvParams(*shape))
+
+
+@pytest.mark.parametrize("params", [*LAYERS[1:], ConvParams.dense(1, 512, 1000)], ids=str)
+def test_loops_on_a_core_in_order_load_no_pairs_of_vectors(params: ConvParams) -> None:
+    loops = arm64_program.loops_with(_assembly("cortex-a53", params, "float32"), "fmla")
+    assert any(re.match(r"ldu?r\s+q", line) for loop in loops for line in loop)
+    assert not any(re.match(r"ldp\s+q", line) for loop in loops for line in loop)
