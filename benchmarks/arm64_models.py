@@ -279,6 +279,16 @@ def fma_share(layers: list[Layer], core: str, latencies: bool = True) -> float:
     return sum(one.macs for one in found) / fma_peak(core) / cycles
 
 
+def _shares(layers: list[Layer], core: str) -> str:
+    """`fma_share` with latencies and without; for cores in order, by what stalls for operands."""
+    shares = [fma_share(layers, core), fma_share(layers, core, latencies=False)]
+    each = [one.stalling for one in float_layers(layers) if one.stalling is not None]
+    if each:
+        macs = sum(one.macs for one in float_layers(layers))
+        shares.append(macs / fma_peak(core) / sum(each))
+    return ", ".join(f"{share:.0%}" for share in shares)
+
+
 def against_dabnn(layers: list[Layer], model: str) -> tuple[float, float]:
     """dabnn's cycles over ours: of the binary layers with packing alone, and of the whole.
 
@@ -311,7 +321,8 @@ def document(
         "every binarisation, so its error says little about a trained network's.",
         "The float layers' part of the FMA peak counts the multiply-adds of direct convolutions;",
         "with the fewer ones of Winograd tiles (winograd.md) it may pass 100 %. The second figure",
-        "leaves latencies out: the truth of an in-order core lies between the two, nearer to it.",
+        "leaves latencies out. Cores in order have a third one between: an instruction stalls for",
+        "its operands and its pipe alone (benchmarks/in_order.py).",
         "",
         "| network | core | million cycles | binary layers | packing | float layers | other "
         "| float layers' part of the FMA peak | error |",
@@ -323,8 +334,8 @@ def document(
             kind = {"binary-conv": "binary", "pack": "pack"}.get(one.kind)
             parts[kind or ("float" if one.macs else "other")] += one.cycles
         cells = [f"{value / 1e6:.2f}" for value in (sum(parts.values()), *parts.values())]
-        share = f"{fma_share(layers, core):.0%}, {fma_share(layers, core, latencies=False):.0%}"
-        lines.append(f"| {network} | {core} | {' | '.join(cells)} | {share} | {error:.0e} |")
+        shares = _shares(layers, core)
+        lines.append(f"| {network} | {core} | {' | '.join(cells)} | {shares} | {error:.0e} |")
     lines += [
         "",
         "## Bi-Real-18 beside dabnn",

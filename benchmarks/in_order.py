@@ -74,6 +74,8 @@ def cycles(blocks: Sequence[Sequence[str]], mcpu: str) -> list[float]:
 
     Raises ValueError if LLVM does not know an instruction.
     """
+    if not blocks:
+        return []
     model = _Model(sorted({_plain(line) for block in blocks for line in block}), mcpu)
     return [model.steady([model.instructions[_plain(line)] for line in block]) for block in blocks]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.arm64_models import (
@@ -58,3 +60,13 @@ def test_the_document_says_modelled_and_adds_up_a_layers_calls() -> None:
     assert "modelled" in text and "python -m benchmarks.arm64 --models" in text
     assert "| stem | conv | 21 |" in text
     assert "| bireal18 | cortex-a76 | 0.04 |" in text
+
+
+def test_cores_in_order_have_a_third_part_of_the_peak() -> None:
+    # 80 000 multiply-adds at 4 a cycle in 40 000, 20 000 and 25 000 cycles.
+    layer = Layer("stem", "conv", "c", 80_000, 40_000.0, 20_000.0, 1, 25_000.0)
+    text = document({("quicknet", "cortex-a53"): ([layer], 0.0)})
+    assert "| 50%, 100%, 80% |" in text and "benchmarks/in_order.py" in text
+    assert "| 25%, 50% |" in document(
+        {("quicknet", "cortex-a76"): ([replace(layer, stalling=None)], 0.0)}
+    )

@@ -126,6 +126,7 @@ def test_it_agrees_with_llvm_mca_where_latencies_are_alike(block: list[str]) -> 
 def test_blocks_come_in_order_and_comments_are_left_out() -> None:
     blocks = [["add x0, x0, #2, lsl #12  // =8192"], _sums(12), ["fadd\tv0.4s, v0.4s, v1.4s"]]
     assert in_order.cycles(blocks, "cortex-a53") == [1, 12, 6]
+    assert in_order.cycles([], "cortex-a53") == []
 
 
 @needs_llvm
