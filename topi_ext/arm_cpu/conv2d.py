@@ -57,8 +57,9 @@ def neon_kernel(make: Callable[..., Kernel], tile: RegisterTile) -> Kernel:
     row = make("neon", tile)
 
     def schedule(func: PrimFunc, target: Target) -> PrimFunc:
-        begun = func if core_of(target).in_order else begin_sums(func)
-        return schedule_short(func) or row.schedule(begun, target)
+        in_order = core_of(target).in_order
+        begun = func if in_order else begin_sums(func)
+        return schedule_short(func, in_order) or row.schedule(begun, target)
 
     return replace(row, schedule=schedule)
 

@@ -62,7 +62,7 @@ def is_short(params: ConvParams) -> bool:
     return params.groups == 1 and params.taps <= MOST_TAPS
 
 
-def schedule_short(func: PrimFunc) -> PrimFunc | None:
+def schedule_short(func: PrimFunc, in_order: bool = False) -> PrimFunc | None:
     """The loops of a function that holds a short `conv2d_nhwc` with its epilogue.
 
     None if it is another one, or if the epilogue moves elements.
@@ -71,7 +71,7 @@ def schedule_short(func: PrimFunc) -> PrimFunc | None:
     if epilogue is None or not epilogue.aligned() or len(epilogue.accumulator.ty.shape) != 4:
         return None
     params = ConvParams.parse(str(epilogue.annotations[PARAMS]))
-    return _Writer(epilogue, params).write() if is_short(params) else None
+    return _Writer(epilogue, params, in_order).write() if is_short(params) else None
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,10 @@ class _Tile:
 class _Writer:
     """The loops of one convolution with its epilogue: rows, tiles of a row, channels."""
 
-    def __init__(self, epilogue: Epilogue, params: ConvParams) -> None:
+    def __init__(self, epilogue: Epilogue, params: ConvParams, in_order: bool) -> None:
         """Find the buffers, the height of tiles, and what sums begin with."""
         p = self.params = params
+        self.in_order = in_order
         self.data, self.weights = epilogue.reads
         self.dtype = str(self.data.ty.dtype)
         self.lanes = REGISTER_BYTES // np.dtype(self.dtype).itemsize
@@ -208,9 +209,14 @@ class _Writer:
         done = local("done", (size,), self.dtype, stmts)
         for at in range(0, size, lanes):
             stmts.append(vstore(done, vload(sums, [at], lanes), [at], lanes))
+        stores: list[Stmt] = []
         for pixel in range(tile.count):
-            stmts += self._results(epilogue, known, done, tile, pixel)
-        return stmts
+            results, stored = self._results(epilogue, known, done, tile, pixel)
+            # LLVM moves no load of the next pixel's operands before a store of this one's results:
+            # a core that issues in order would wait for both, pixel by pixel.
+            stmts += results if self.in_order else [*results, *stored]
+            stores += stored if self.in_order else []
+        return stmts + stores
 
     def _turn(self, tile: _Tile, turn: Any, sums: tirx.Buffer, begun: bool) -> list[Stmt]:
         """One turn of the reduction."""
@@ -278,8 +284,8 @@ class _Writer:
         done: tirx.Buffer,
         tile: _Tile,
         pixel: int,
-    ) -> list[Stmt]:
-        """The epilogue of one pixel's sums, to where they belong."""
+    ) -> tuple[list[Stmt], list[Stmt]]:
+        """The epilogue of one pixel's sums, and the stores to where its results belong."""
         lanes, channels = self.lanes, tile.channels
         base = pixel * -(-channels // lanes) * lanes
         place = (tile.n, tile.y, tile.x + pixel)
@@ -293,6 +299,7 @@ class _Writer:
             return epilogue.store((*place, channel), tirx.BufferLoad(done, [base + at]), loads)
 
         stmts: list[Stmt] = []
+        stores: list[Stmt] = []
         # What is stored may be wider: halves to the float32 of a graph's output.
         alike = epilogue.output.ty.dtype == self.dtype
         paired = channels // (2 * lanes) * 2 * lanes if alike else 0
@@ -306,7 +313,7 @@ class _Writer:
                 stmts.append(loop(lanes, partial(keep, at=first + to, to=to), "i", VECTORIZED))
             low, high = (vload(results, [to], lanes) for to in (0, lanes))
             output = [*place, tile.channel + first]
-            stmts.append(neon.store_pair(low, high, epilogue.output, output))
+            stores.append(neon.store_pair(low, high, epilogue.output, output))
         if paired < channels:
-            stmts += channel_loops(lambda i: stored(paired + i), channels - paired, lanes)
-        return stmts
+            stores += channel_loops(lambda i: stored(paired + i), channels - paired, lanes)
+        return stmts, stores
