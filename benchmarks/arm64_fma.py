@@ -172,14 +172,8 @@ Task = tuple[str, str, str]
 
 
 def tasks(layers: Sequence[str], epilogues: Sequence[str], cores: Sequence[str]) -> list[Task]:
-    """(layer, epilogue, core) of every row; half precision is direct anyway."""
-    return [
-        (layer, epilogue, core)
-        for epilogue in epilogues
-        for layer in layers
-        for core in cores
-        if not (LAYERS[layer].direct and core.endswith(arm64_models.HALF))
-    ]
+    """(layer, epilogue, core) of every row, in the order of the tables."""
+    return [(layer, epilogue, core) for epilogue in epilogues for layer in layers for core in cores]
 
 
 def measure_all(wanted: Sequence[Task], armcost: Path, jobs: int) -> Iterator[KernelRow]:
