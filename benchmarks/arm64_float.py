@@ -44,7 +44,7 @@ def measure(armcost: Path) -> list[Row]:
     """All layers on `CORE`. Raises CalledProcessError if a tool fails."""
     rows = []
     for name, layer in LAYERS.items():
-        if layer.direct:  # there are no Winograd tiles in half precision to compare with
+        if layer.direct:  # as the kernel table would choose, in both precisions
             continue
         found, proto = [], model(layer, EPILOGUES["relu"])
         for core in (CORE, CORE + arm64_models.HALF):
