@@ -141,7 +141,8 @@ class _Writer:
         """The function with all its tiles."""
         p = self.params
         stmts: list[Stmt] = []
-        if p.pixels >= FEW * self.pixels > FEW:
+        # In order, the many loads cost more than the moves they save.
+        if not self.in_order and p.pixels >= FEW * self.pixels > FEW:
             sources = self.epilogue.addends()
             if self.first is not None:
                 sources.append(self.first.source)

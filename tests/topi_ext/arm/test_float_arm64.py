@@ -136,10 +136,24 @@ def _cases() -> list[tuple[Kernel, ConvParams, str]]:
 
 @needs_qemu
 def test_float_kernels_match_the_reference_under_qemu(tmp_path: Path) -> None:
-    target = arm64_program.arm64_target("cortex-a76")  # it has FullFP16
     chosen = _cases()
     rows = {(kernel.op, kernel.dtype) for kernel, _, _ in chosen}
     assert len(rows) == 6, rows
+    _check(chosen, "cortex-a76", tmp_path)  # it has FullFP16
+
+
+@needs_qemu
+def test_short_reductions_match_the_reference_on_a_core_in_order(tmp_path: Path) -> None:
+    every = float_case.EPILOGUES
+    kernel = table()["conv2d_f32_neon_8x8"]
+    shapes = [replace(ConvParams.parse(short), co=co) for short in SHORT for co in (8, 19)]
+    chosen = [(kernel, params, every[n % len(every)]) for n, params in enumerate(shapes)]
+    _check(chosen, "cortex-a53", tmp_path)
+
+
+def _check(chosen: list[tuple[Kernel, ConvParams, str]], core: str, tmp_path: Path) -> None:
+    """Build all cases for `core` into one program, run it, and compare with the reference."""
+    target = arm64_program.arm64_target(core)
     made, prepared, functions = {}, [], {}
     for i, (kernel, params, epilogue) in enumerate(chosen):
         name = f"f{i}"
