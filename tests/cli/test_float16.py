@@ -78,5 +78,5 @@ def test_verify_states_the_tolerance(cli, digits: Path) -> None:
     assert "by design" not in outcome.out
     text = " ".join(outcome.out.split())
     assert "layers in half precision are inexact: compared within 2% of the largest value" in text
-    assert "up to 75% passes" in text and "top-1 agreement: 100.00%" in text
+    assert "up to 50% passes" in text and "top-1 agreement: 100.00%" in text
     assert "computes what the ONNX model does within half precision" in text

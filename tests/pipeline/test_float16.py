@@ -181,9 +181,10 @@ def test_digits_agree_on_every_test_image(digits: Path) -> None:
 
 @needs_qemu
 def test_a_residual_network_verifies_and_its_integers_are_the_same() -> None:
-    report = verify(bireal18(size=32, classes=10), CompileOptions(**ARM), samples=2)
+    # At 32x32 the last maps are single pixels, where one sign is much (docs/float16.md).
+    report = verify(bireal18(size=64, classes=10), CompileOptions(**ARM), samples=2)
     assert report.ok, report
-    assert report.relative_tolerance == 0.75 and report.relative_error is not None
+    assert report.relative_tolerance == 0.5 and report.relative_error is not None
     for layer in report.layers:
         assert layer.exact if layer.binary else layer.tolerance == 0.02, layer
         assert layer.binary != ("float16" in layer.implied)

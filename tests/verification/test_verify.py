@@ -193,7 +193,7 @@ def scaled(name: str, index: int, factor: float) -> Fault:
 
 def test_half_precision_has_a_tolerance_of_its_own(digits) -> None:
     report = halved(digits, scaled("logits", 1, 1.01))
-    assert report.ok and report.relative_tolerance == 0.75
+    assert report.ok and report.relative_tolerance == 0.5
     assert report.relative_error is not None and 0.005 < report.relative_error < 0.02
     logits = report.layers[-1]
     assert logits.ok and not logits.exact and logits.tolerance == 0.02
@@ -221,7 +221,7 @@ def test_half_precision_hides_no_wrong_whole(digits) -> None:
 
     report = halved(digits, fault)
     assert all(layer.ok for layer in report.layers)
-    assert not report.ok and report.relative_error is not None and report.relative_error > 0.75
+    assert not report.ok and report.relative_error is not None and report.relative_error > 0.5
 
 
 def test_a_model_without_signs_must_be_close_in_half_precision() -> None:
