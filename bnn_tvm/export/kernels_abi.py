@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,27 +141,24 @@ def lower(mod: IRModule, target: Target) -> IRModule:
 
 def _joined_maxima(target: Target) -> tvm.transform.Pass:
     """The pass that has arm64 take maxima of float vectors in one instruction."""
-    import tvm
-
     from topi_ext.arm_cpu.maxima import join_maxima
 
-    @tvm.transform.module_pass(opt_level=0, name="bnn_tvm.JoinMaxima")
-    def _pass(mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
-        for gvar, func in list(mod.functions.items()):
-            mod.update_func(gvar, join_maxima(func, target))
-        return mod
-
-    return _pass
+    return _each_function("JoinMaxima", lambda func: join_maxima(func, target))
 
 
 def _raw_parameters() -> tvm.transform.Pass:
     """The pass that stands where MakePackedAPI stood."""
+    return _each_function("RawParameters", _raw_function)
+
+
+def _each_function(name: str, change: Callable[[PrimFunc], PrimFunc]) -> tvm.transform.Pass:
+    """A pass that makes one function of another."""
     import tvm
 
-    @tvm.transform.module_pass(opt_level=0, name="bnn_tvm.RawParameters")
+    @tvm.transform.module_pass(opt_level=0, name=f"bnn_tvm.{name}")
     def _pass(mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         for gvar, func in list(mod.functions.items()):
-            mod.update_func(gvar, _raw_function(func))
+            mod.update_func(gvar, change(func))
         return mod
 
     return _pass

@@ -64,8 +64,7 @@ def neon_kernel(make: Callable[..., Kernel], tile: RegisterTile) -> Kernel:
     return replace(row, schedule=schedule)
 
 
-# More than any layer costs.
-_SPILLS = 10**15
+LAST = -(10**15)  # a rank: no layer costs as much
 
 
 def half_kernel(make: Callable[..., Kernel], tile: RegisterTile) -> Kernel:
@@ -75,10 +74,10 @@ def half_kernel(make: Callable[..., Kernel], tile: RegisterTile) -> Kernel:
 
     def rank(params: ConvParams, target: Target) -> int:
         spills = not small and core_of(target).hoists and tile.takes_lanes(params)
-        return row.rank_for(params, target) - (_SPILLS if spills else 0)
+        return row.rank_for(params, target) + (LAST if spills else 0)
 
     def schedule(func: PrimFunc, target: Target) -> PrimFunc:
-        return schedule_short(func) or row.schedule(func, target)
+        return schedule_short(func, core_of(target).in_order) or row.schedule(func, target)
 
     return replace(row, rank=rank, schedule=schedule)
 

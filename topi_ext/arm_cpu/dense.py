@@ -10,7 +10,7 @@ from ..dense import register_tile_kernel
 from ..kernels import Kernel
 from ..params import ConvParams
 from ..register_tile import RegisterTile
-from .conv2d import HALF_TILES, NEON32_TILES, NEON_TILES, half_kernel, neon_kernel
+from .conv2d import HALF_TILES, LAST, NEON32_TILES, NEON_TILES, half_kernel, neon_kernel
 from .cores import core_of
 
 WIDE_TILE = RegisterTile(pixels=1, channels=64, lanes=4, by_lane=True)
@@ -23,13 +23,10 @@ def wide_kernel(tile: RegisterTile) -> Kernel:
 
     def rank(params: ConvParams, target: Target) -> int:
         waits = core_of(target).sum_cycles > fewer
-        return row.rank_for(params, target) if waits else -_LAST
+        return row.rank_for(params, target) if waits else LAST
 
     return replace(row, rank=rank)
 
-
-# More than any layer costs.
-_LAST = 10**15
 
 KERNELS = (
     *(neon_kernel(register_tile_kernel, tile) for tile in NEON_TILES),

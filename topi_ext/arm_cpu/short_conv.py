@@ -62,7 +62,7 @@ def is_short(params: ConvParams) -> bool:
     return params.groups == 1 and params.taps <= MOST_TAPS
 
 
-def schedule_short(func: PrimFunc, in_order: bool = False) -> PrimFunc | None:
+def schedule_short(func: PrimFunc, in_order: bool) -> PrimFunc | None:
     """The loops of a function that holds a short `conv2d_nhwc` with its epilogue.
 
     None if it is another one, or if the epilogue moves elements.
