@@ -36,7 +36,7 @@ from tvm.tirx import PrimFunc, Stmt
 
 from .. import depthwise
 from ..depthwise import channel_tile_kernel
-from ..emit import PARALLEL, SERIAL, VECTORIZED, let, local, loop, seq, view, vload, vstore
+from ..emit import PARALLEL, SERIAL, let, local, loop, seq, view, vload, vstore
 from ..epilogue import Epilogue, extract_epilogue
 from ..kernels import PARAMS, Kernel
 from ..parallel import PARALLEL_FLOAT_MACS
@@ -45,12 +45,13 @@ from . import neon
 from .addends import FEW, Copies
 from .cores import Core, core_of
 from .depthwise_tiles import Row, Tile, runs, suits, tile_at, tile_pixels
+from .results import finish
 
 VECTORS = 2  # of channels: 14 sums, the weights of three taps and some inputs fit 32 registers
 REGISTER_BYTES = 16
 UNROLLED_TAPS = 9  # most in one copy of the code
 COLUMNS = 8  # of inputs, between barriers
-STORED = 3  # pixels, whose results are computed before the first of them is stored
+STORED = 3  # pixels together: operands of the results of all LLVM would load to too many registers
 FEW_BLOCKS = 2  # of channels, which have code of their own: their addresses are constants
 COPIED_BYTES = 16 * 1024  # most for copies of an addend: they share the first cache with the rows
 
@@ -200,30 +201,16 @@ class _Writer:
         for at in range(0, tile.count * vectors * lanes, lanes):
             stmts.append(vstore(done, vload(sums, [at], lanes), [at], lanes))
         # In a loop LLVM would bind sums that are stored as they are to pairs of registers.
-        pairs = vectors == 2 and self.reorders and not (looped and self.epilogue.bare())
-        stmts += self._results(row, tile, channel, done, lanes, pairs and self.epilogue.aligned())
-        return stmts
+        paired = self.reorders and self.epilogue.aligned()
+        paired = paired and not (looped and self.epilogue.bare())
 
-    def _results(
-        self, row: Row, tile: Tile, channel: Any, done: tirx.Buffer, lanes: int, pairs: bool
-    ) -> list[Stmt]:
-        """The epilogue of a tile's sums, and the stores. pairs: of two registers at once."""
-        stmts: list[Stmt] = []
-        vectors = int(done.ty.shape[0]) // (tile.count * lanes)
-        results = local("results", (tile.count * 2 * lanes,), self.dtype, stmts) if pairs else None
-        # What they read LLVM loads before the first store: of all, more than there are registers.
-        for begin in range(0, tile.count, STORED):
-            pixels = range(begin, min(begin + STORED, tile.count))
-            for pixel in pixels:
-                for v in range(vectors):
-                    place = (row.n, row.y, tile.x + pixel, channel + v * lanes)
-                    base = (pixel * vectors + v) * lanes
-                    stmts.append(self._vector(done, results, pixel, base, lanes, place))
-            for pixel in pixels if results is not None else ():
-                at = pixel * 2 * lanes
-                low, high = (vload(results, [at + v * lanes], lanes) for v in range(2))
-                output = [row.n, row.y, tile.x + pixel, channel]
-                stmts.append(neon.store_pair(low, high, self.epilogue.output, output))
+        def stored(pixel: int, at: Any) -> tirx.BufferStore:
+            place = (row.n, row.y, tile.x + pixel, channel + at)
+            copies = self.copies.at(pixel, channel + at) if self.copies else ()
+            value = tirx.BufferLoad(done, [pixel * vectors * lanes + at])
+            return self.epilogue.store(place, value, copies)
+
+        stmts += finish(tile.count, vectors * lanes, lanes, stored, paired, STORED)
         return stmts
 
     def _start(self, first: TensorLoad, pixel: int, place: tuple[Any, ...], lanes: int) -> Any:
@@ -232,30 +219,6 @@ class _Writer:
         if copy is not None:
             return vload(copy, [pixel * self.params.co + place[-1]], lanes)
         return vload(first.source, [self.epilogue.at(i, place) for i in first.indices], lanes)
-
-    def _vector(
-        self,
-        done: tirx.Buffer,
-        results: tirx.Buffer | None,
-        pixel: int,
-        base: int,
-        lanes: int,
-        place: tuple[Any, ...],
-    ) -> Stmt:
-        """The epilogue of the sums from `base` on, which belong at `place`: to there, or to
-        `results`.
-        """
-        *outer, channel = place
-
-        def store(i: Any) -> Stmt:
-            copies = self.copies.at(pixel, channel + i) if self.copies else ()
-            value = tirx.BufferLoad(done, [base + i])
-            stored = self.epilogue.store((*outer, channel + i), value, copies)
-            if results is None:
-                return stored
-            return tirx.BufferStore(results, stored.value, [base + i])
-
-        return loop(lanes, store, "i", VECTORIZED)
 
 
 def _kernel(dtype: str) -> Kernel:

@@ -21,7 +21,6 @@ what begins and ends a sum then shares no block of code with multiply-adds: 7 % 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,6 @@ from tvm.tirx import PrimFunc, Stmt
 from ..emit import (
     PARALLEL,
     SERIAL,
-    VECTORIZED,
-    channel_loops,
     let,
     local,
     loop,
@@ -50,6 +47,7 @@ from ..params import ConvParams
 from ..register_tile import flattens
 from . import neon
 from .addends import FEW, Copies
+from .results import finish
 
 MOST_TAPS = 36  # of a short reduction
 MOST_PIXELS = 8  # of a tile
@@ -210,14 +208,22 @@ class _Writer:
         done = local("done", (size,), self.dtype, stmts)
         for at in range(0, size, lanes):
             stmts.append(vstore(done, vload(sums, [at], lanes), [at], lanes))
-        stores: list[Stmt] = []
-        for pixel in range(tile.count):
-            results, stored = self._results(epilogue, known, done, tile, pixel)
-            # LLVM moves no load of the next pixel's operands before a store of this one's results:
-            # a core that issues in order would wait for both, pixel by pixel.
-            stmts += results if self.in_order else [*results, *stored]
-            stores += stored if self.in_order else []
-        return stmts + stores
+
+        def stored(pixel: int, at: Any) -> tirx.BufferStore:
+            channel = tile.channel + at
+            loads = [
+                (source, tirx.BufferLoad(buffer, [self._at(source, pixel, channel)]))
+                for source, buffer in known.items()
+            ]
+            value = tirx.BufferLoad(done, [pixel * vectors * lanes + at])
+            return epilogue.store((tile.n, tile.y, tile.x + pixel, channel), value, loads)
+
+        # What is stored may be wider: halves to the float32 of a graph's output.
+        alike = epilogue.output.ty.dtype == self.dtype
+        # In order, a core would wait for the operands of each pixel.
+        together = tile.count if self.in_order else 1
+        stmts += finish(tile.count, tile.channels, lanes, stored, alike, together)
+        return stmts
 
     def _turn(self, tile: _Tile, turn: Any, sums: tirx.Buffer, begun: bool) -> list[Stmt]:
         """One turn of the reduction."""
@@ -277,44 +283,3 @@ class _Writer:
         """Where `channel` of a vector over channels, or of its copies, lies for a pixel."""
         copied = self.copies is not None and self.copies.of(source) is not None
         return channel + pixel * self.params.co if copied else channel
-
-    def _results(
-        self,
-        epilogue: Epilogue,
-        known: dict[Any, tirx.Buffer],
-        done: tirx.Buffer,
-        tile: _Tile,
-        pixel: int,
-    ) -> tuple[list[Stmt], list[Stmt]]:
-        """The epilogue of one pixel's sums, and the stores to where its results belong."""
-        lanes, channels = self.lanes, tile.channels
-        base = pixel * -(-channels // lanes) * lanes
-        place = (tile.n, tile.y, tile.x + pixel)
-
-        def stored(at: Any) -> Any:
-            channel = tile.channel + at
-            loads = [
-                (source, tirx.BufferLoad(buffer, [self._at(source, pixel, channel)]))
-                for source, buffer in known.items()
-            ]
-            return epilogue.store((*place, channel), tirx.BufferLoad(done, [base + at]), loads)
-
-        stmts: list[Stmt] = []
-        stores: list[Stmt] = []
-        # What is stored may be wider: halves to the float32 of a graph's output.
-        alike = epilogue.output.ty.dtype == self.dtype
-        paired = channels // (2 * lanes) * 2 * lanes if alike else 0
-        for first in range(0, paired, 2 * lanes):
-            results = local("results", (2 * lanes,), self.dtype, stmts)
-
-            def keep(i: Any, at: int, to: int, results: tirx.Buffer = results) -> Stmt:
-                return tirx.BufferStore(results, stored(at + i).value, [to + i])
-
-            for to in (0, lanes):
-                stmts.append(loop(lanes, partial(keep, at=first + to, to=to), "i", VECTORIZED))
-            low, high = (vload(results, [to], lanes) for to in (0, lanes))
-            output = [*place, tile.channel + first]
-            stores.append(neon.store_pair(low, high, epilogue.output, output))
-        if paired < channels:
-            stores += channel_loops(lambda i: stored(paired + i), channels - paired, lanes)
-        return stmts, stores
