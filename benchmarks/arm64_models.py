@@ -272,21 +272,16 @@ def fma_peak(core: str) -> int:
     return FMA_PEAK[CORES[core]] * (2 if core.endswith(HALF) else 1)
 
 
-def fma_share(layers: list[Layer], core: str, latencies: bool = True) -> float:
-    """The part of the peak multiply-add rate that the float layers reach, by a key of `CORES`."""
+def fma_shares(layers: list[Layer], core: str) -> list[float]:
+    """The part of the peak multiply-add rate that the float layers reach, by a key of `CORES`.
+
+    With latencies, without, and for cores in order by what stalls for operands.
+    """
     found = float_layers(layers)
-    cycles = sum(one.cycles if latencies else one.bound for one in found)
-    return sum(one.macs for one in found) / fma_peak(core) / cycles
-
-
-def _shares(layers: list[Layer], core: str) -> str:
-    """`fma_share` with latencies and without; for cores in order, by what stalls for operands."""
-    shares = [fma_share(layers, core), fma_share(layers, core, latencies=False)]
-    each = [one.stalling for one in float_layers(layers) if one.stalling is not None]
-    if each:
-        macs = sum(one.macs for one in float_layers(layers))
-        shares.append(macs / fma_peak(core) / sum(each))
-    return ", ".join(f"{share:.0%}" for share in shares)
+    counts = [[one.cycles for one in found], [one.bound for one in found]]
+    stalling = [one.stalling for one in found if one.stalling is not None]
+    peak_cycles = sum(one.macs for one in found) / fma_peak(core)
+    return [peak_cycles / sum(each) for each in (*counts, stalling) if each]
 
 
 def against_dabnn(layers: list[Layer], model: str) -> tuple[float, float]:
@@ -334,7 +329,7 @@ def document(
             kind = {"binary-conv": "binary", "pack": "pack"}.get(one.kind)
             parts[kind or ("float" if one.macs else "other")] += one.cycles
         cells = [f"{value / 1e6:.2f}" for value in (sum(parts.values()), *parts.values())]
-        shares = _shares(layers, core)
+        shares = ", ".join(f"{share:.0%}" for share in fma_shares(layers, core))
         lines.append(f"| {network} | {core} | {' | '.join(cells)} | {shares} | {error:.0e} |")
     lines += [
         "",

@@ -137,7 +137,8 @@ def schedule_register_tile(func: PrimFunc, target: Target, tile: RegisterTile) -
     anchor = find_stage(sch)
     params = ConvParams.parse(str(sch.get(anchor).annotations[PARAMS]))
     last, order = epilogue_of(sch, anchor)
-    if order is None:
+    # Of a reduction of one step no loops are left to arrange.
+    if order is None or params.taps == 1:
         return schedule_scalar(func)
     if flattens(params) and len(order) == 4:
         _flatten_pixels(sch, anchor, last, params, order)

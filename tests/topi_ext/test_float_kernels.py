@@ -59,6 +59,7 @@ def test_conv2d_kernels_match_the_reference_around_their_tile(
     [
         ConvParams(1, 32, 30, 3, 64, 7, 7, (2, 2), (1, 1), (2, 2, 3, 3)),
         ConvParams(1, 7, 7, 96, 24, 1, 1),
+        ConvParams(2, 3, 5, 1, 19, 1, 1),
         ConvParams(2, 7, 7, 64, 128, 3, 3, pads=(1, 1, 1, 1)),
         ConvParams(1, 9, 9, 12, 37, 3, 3, pads=(1, 1, 1, 1)),
     ],
